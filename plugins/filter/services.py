@@ -1,0 +1,69 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filter C(portfence.egress.services): the policy in the inventory variables → a checked and complete list."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, Mapping
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError
+from ansible_collections.portfence.egress.plugins.module_utils._policy import PREFIX_BYTES, parse_variables
+
+DOCUMENTATION = r"""
+name: services
+short_description: Validate and normalise egress services
+version_added: 0.1.0
+author:
+  - PortFence contributors (@portfence)
+description:
+  - Merges the variable C(egress_services) and every variable C(egress_services__ANYTHING), and checks them.
+  - Gives a list of services, sorted by name, in which every key has a value, as the modules of this collection take it.
+  - Fails with one message that holds every mistake, each with its path.
+options:
+  _input:
+    description: Names of variables, each with its value, a mapping of service names to services.
+    type: dict
+    required: true
+  backend:
+    description: The firewall backend whose limits hold. It decides how long a log prefix may be.
+    type: str
+    choices: [nftables, iptables]
+    default: nftables
+"""
+
+EXAMPLES = r"""
+- name: Show all services of this host
+  ansible.builtin.debug:
+    msg: "{{ dict(names | zip(query('ansible.builtin.vars', *names))) | portfence.egress.services }}"
+  vars:
+    names: "{{ query('ansible.builtin.varnames', '^egress_services(__.+)?$') }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The services, sorted by name.
+  type: list
+  elements: dict
+"""
+
+
+def services(variables: Any, backend: str = "nftables") -> List[Dict[str, Any]]:
+    """See DOCUMENTATION. Raises AnsibleFilterError."""
+    if not isinstance(variables, Mapping):
+        raise AnsibleFilterError("portfence.egress.services takes a mapping of variable names to their values")
+    if backend not in PREFIX_BYTES:
+        raise AnsibleFilterError(f"backend: found {backend!r}; accepted: {', '.join(PREFIX_BYTES)}")
+    try:
+        return [service.to_dict() for service in parse_variables(variables, backend=backend)]
+    except InputError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+class FilterModule:
+    """The filters of this file."""
+
+    def filters(self) -> Dict[str, Callable[..., Any]]:
+        """Name to function."""
+        return {"services": services}
