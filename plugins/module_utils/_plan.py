@@ -1,0 +1,87 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Wanted against live → what has to be done. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Mapping, Sequence
+
+from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
+from ansible_collections.portfence.egress.plugins.module_utils._nftables import (
+    TABLE,
+    Fence,
+    Listing,
+    family_of,
+    is_ours,
+    names_of,
+)
+from ansible_collections.portfence.egress.plugins.module_utils._policy import Declared
+
+
+def merge(
+    stored: Mapping[str, Declared], given: Sequence[Declared], *, state: str, purge: bool
+) -> Dict[str, Declared]:
+    """The services that the host shall have afterwards.
+
+    :param stored: what it has, by name.
+    :param state: ``present`` adds or replaces the given services (one whose own state is ``absent`` goes),
+        ``absent`` takes them away.
+    :param purge: with ``present``, services that are not given go; with ``absent``, all services go.
+    """
+    names = {item.service.name for item in given}
+    if state == "absent":
+        return {} if purge else {name: item for name, item in stored.items() if name not in names}
+    kept = {} if purge else {name: item for name, item in stored.items() if name not in names}
+    added = {item.service.name: item for item in given if item.service.state == "present"}
+    return dict(sorted({**kept, **added}.items()))
+
+
+def check_owner(live: Mapping[str, Listing]) -> None:
+    """Raises PortFenceError when a live table has our name but was not written by us."""
+    for family, listing in live.items():
+        if not is_ours(listing):
+            raise PortFenceError(
+                f"table {family} {TABLE} exists and was not written by this collection; look at it with"
+                f" 'nft list table {family} {TABLE}', then rename it, or delete it with 'nft delete table {family} {TABLE}'"
+            )
+
+
+def transaction(*, live: Mapping[str, Listing], wanted: Listing, fence: Fence) -> str:
+    """The one ``nft -f`` input that turns the live tables into the wanted ones.
+
+    Counters and base chains that stay are never deleted, so no count is lost and no packet passes in between.
+
+    :param live: our tables as they are, by family.
+    :param wanted: the kernel's own listing of the fence.
+    """
+    lines: List[str] = []
+    for family in fence.tables:
+        table = f"{family} {TABLE}"
+        now = live.get(family, [])
+        then = family_of(wanted, family)
+        lines.append(f"add table {table}")
+        lines.append(f"flush table {table}")
+        for kind in ("map", "set"):
+            lines.extend(f"delete {kind} {table} {name}" for name in names_of(now, kind))
+        declared = _by_name(then, "chain")
+        for name, chain in _by_name(now, "chain").items():
+            if declared.get(name) != chain:
+                lines.append(f"delete chain {table} {name}")
+        counters = names_of(then, "counter")
+        lines.extend(f"delete counter {table} {name}" for name in names_of(now, "counter") if name not in counters)
+    return "\n".join([*lines, fence.body])
+
+
+def removal(live: Mapping[str, Listing]) -> str:
+    """The ``nft -f`` input that takes our tables away."""
+    return "".join(f"delete table {family} {TABLE}\n" for family in live)
+
+
+def equal(*, live: Mapping[str, Listing], wanted: Listing, fence: Fence) -> bool:
+    """Whether the kernel has exactly this fence."""
+    return set(live) == set(fence.tables) and all(live[family] == family_of(wanted, family) for family in live)
+
+
+def _by_name(listing: Listing, kind: str) -> Dict[str, Any]:
+    return {item[kind]["name"]: item[kind] for item in listing if kind in item}
