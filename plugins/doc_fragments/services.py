@@ -1,0 +1,101 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The parameter C(services), the same for every module that takes it. Its keys are those of the inventory variables."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """A list of services, with every key that a service may have."""
+
+    DOCUMENTATION = r"""
+options:
+  services:
+    description:
+      - The services of the host, all in one list.
+      - The keys are those of a service in the inventory variable C(egress_services), and O(services[].name).
+      - Every mistake in the list is reported at once, each with its path.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description:
+          - Name of the service, C(1) to C(32) letters, digits, C(_), C(-) or C(.), not starting with C(-) or C(.).
+        type: str
+        required: true
+      state:
+        description:
+          - V(present) or V(absent). An absent service needs no other key.
+          - Defaults to V(present).
+        type: str
+      source_ports:
+        description:
+          - The source ports that the service may use on the wire, bounds included.
+          - A port such as V(50000), a range such as V(50000-50999), or a list of them.
+          - Two services of a host can't share a port. Required unless the service is absent.
+        type: raw
+      user:
+        description:
+          - The account that the service runs as, by name or UID, or a list of them.
+          - Defaults to the name of the service, unless O(services[].group) is given.
+          - The owner of a packet is the account that opened its socket.
+        type: raw
+      group:
+        description:
+          - The group that the service runs with, by name or GID, or a list of them. It excludes O(services[].user).
+        type: raw
+      protocols:
+        description:
+          - A list of the protocols that are fenced, out of V(tcp), V(udp), V(sctp), V(dccp) and V(udplite).
+          - Protocols that are not listed are left alone. Defaults to V([tcp, udp]).
+        type: raw
+      assignment:
+        description:
+          - How a program that does not bind gets a source port of the service.
+          - V(rewrite) lets the host translate the source port, and only the port, when a connection opens.
+          - V(app) leaves it to the program to bind; everything else is a violation.
+          - V(host) expects the range as the C(net.ipv4.ip_local_port_range) of the host (see
+            M(portfence.egress.ephemeral_ports)). Only one service of a host can have it, with one range.
+          - Defaults to V(rewrite).
+        type: str
+      on_violation:
+        description:
+          - What happens to a packet of the service with another source port.
+          - V(drop) drops it. V(reject) answers at once, except after V(rewrite), where the final port is known too late
+            to answer, and the packet is dropped.
+          - V(log) counts and logs it, and lets it pass. It lets intrusions into the service's ports pass as well.
+          - Defaults to V(drop).
+        type: str
+      exclusive:
+        description:
+          - Whether the packets of other owners with a port of the service (intrusions) are dropped.
+          - Packets without an owner, such as forwarded ones, are not.
+          - Defaults to V(true), with O(services[].assignment=host) to V(false), the only value possible there.
+        type: raw
+      loopback:
+        description:
+          - Whether traffic that stays on the host is fenced too. Defaults to V(false).
+        type: raw
+      log:
+        description:
+          - A mapping of C(prefix) (at most 127 bytes of printable ASCII without quotes, backslash, C($) and the backtick), C(level) (V(emerg),
+            V(alert), V(crit), V(err), V(warning), V(notice), V(info) or V(debug)) and C(rate) (such as V(10/second), V(1/minute)).
+          - The prefix is that of violations, V(portfence violation NAME:\ ) when not given. Intrusions have
+            V(portfence intrusion NAME:\ ).
+          - Level and rate default to V(warning) and V(10/second).
+        type: raw
+      uid:
+        description:
+          - The UID that the account gets if M(portfence.egress.service_account) creates it. Not looked at by this module.
+        type: raw
+      manage_account:
+        description:
+          - Whether the role C(accounts) creates the account if it is missing. Not looked at by this module.
+        type: raw
+      allow_admin:
+        description:
+          - Required as V(true) to fence UID 0, GID 0 or the account that Ansible connects with. Defaults to V(false).
+        type: raw
+"""

@@ -1,0 +1,251 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one door to the machine: run a program, read and write files, hold the lock.
+
+Files are written beside their place, flushed and renamed over it, so that a reader or a crash meets the old
+file or the new one. Nothing follows a symbolic link in a directory that only root may write to.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import subprocess
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Iterator, List, Optional, Sequence
+
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
+
+LOCK_PATH = "/run/portfence.lock"
+LOCK_WAIT = 60.0
+
+# Fixed, so that neither a planted program nor a translated message can mislead a module that runs as root.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C", "LANG": "C"}
+_TEMPORARY = ".portfence-new"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a program left: exit status (128 + N for a program ended by signal N), standard output, standard error."""
+
+    rc: int
+    out: str
+    err: str
+
+
+class Host:
+    """The machine that the module runs on."""
+
+    def require_root(self) -> None:
+        """Raises HostError when the module does not run as root."""
+        if os.geteuid() != 0:
+            raise HostError(f"this module needs root, but runs with UID {os.geteuid()}; use become: true")
+
+    def find(self, name: str) -> Optional[str]:
+        """The path of a program, or None."""
+        for folder in _PATH.split(":"):
+            path = os.path.join(folder, name)
+            if os.path.isfile(path) and os.access(path, os.X_OK):
+                return path
+        return None
+
+    def program(self, name: str, *, package: str) -> str:
+        """The path of a program. Raises HostError that names the package which brings it."""
+        path = self.find(name)
+        if path is None:
+            raise HostError(f"the program {name} was not found in {_PATH}; install the package {package}")
+        return path
+
+    def run(self, args: Sequence[str], *, data: Optional[str] = None, check: bool = True) -> Result:
+        """Run a program without a shell.
+
+        :param data: its standard input.
+        :param check: raise HostError unless it ends with status 0.
+        """
+        try:
+            done = subprocess.run(
+                list(args),
+                input="" if data is None else data,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                env=_ENVIRONMENT,
+                cwd="/",
+                check=False,
+            )
+        except OSError as error:
+            raise HostError(f"can't run {args[0]}: {error.strerror}") from error
+        rc = done.returncode if done.returncode >= 0 else 128 - done.returncode
+        if check and rc != 0:
+            raise HostError(failure(args, Result(rc, done.stdout, done.stderr)))
+        return Result(rc, done.stdout, done.stderr)
+
+    def read(self, path: str) -> Optional[str]:
+        """The text of a file, or None when there is none. Raises HostError."""
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
+            return None
+        except OSError as error:
+            raise HostError(f"can't read {path}: {error.strerror}") from error
+
+    def list(self, path: str) -> List[str]:
+        """Sorted names in a directory; none when it does not exist. Raises HostError."""
+        try:
+            return sorted(os.listdir(path))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise HostError(f"can't list {path}: {error.strerror}") from error
+
+    def make_directory(self, path: str, *, mode: int = 0o755) -> None:
+        """Create a directory that only root may write to, or check that it is one. Raises HostError."""
+        try:
+            os.mkdir(path)
+            os.chmod(path, mode)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise HostError(f"can't create {path}: {error.strerror}") from error
+        self._check_directory(path)
+
+    def _check_directory(self, path: str) -> None:
+        try:
+            found = os.lstat(path)
+        except OSError as error:
+            raise HostError(f"can't use {path}: {error.strerror}") from error
+        if not stat.S_ISDIR(found.st_mode):
+            raise HostError(f"{path} is not a directory (a symbolic link is refused as well); move it away")
+        if found.st_uid != 0 or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise HostError(
+                f"{path} belongs to UID {found.st_uid} with mode {stat.S_IMODE(found.st_mode):04o};"
+                " it must belong to root and be writable by root alone"
+            )
+
+    def stage(self, path: str, text: str, *, mode: int = 0o644) -> Staged:
+        """Write the text beside its place, without touching the place yet. Raises HostError."""
+        temporary = path + _TEMPORARY
+        try:
+            self._unlink(temporary)  # left by a run that was killed
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with open(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
+                os.fchmod(file.fileno(), mode)
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise HostError(f"can't write {path}: {error.strerror}") from error
+        return Staged(temporary=temporary, path=path)
+
+    def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
+        """Replace a file as a whole. Raises HostError."""
+        self.stage(path, text, mode=mode).promote()
+
+    def remove(self, path: str) -> None:
+        """Remove a file if it is there. Raises HostError."""
+        try:
+            self._unlink(path)
+        except OSError as error:
+            raise HostError(f"can't remove {path}: {error.strerror}") from error
+
+    @staticmethod
+    def _unlink(path: str) -> None:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+
+    def remove_directory(self, path: str) -> None:
+        """Remove a directory if it is there and empty. Raises HostError."""
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise HostError(f"can't remove {path}: {error.strerror}") from error
+
+    @contextmanager
+    def lock(self, *, wait: float = LOCK_WAIT) -> Iterator[None]:
+        """Hold the lock of all changes that PortFence makes to this machine.
+
+        :param wait: seconds to wait for another run. Raises HostError after that.
+        """
+        deadline = time.monotonic() + wait
+        handle = self._open_lock()
+        try:
+            while not self._take_lock(handle):
+                if time.monotonic() >= deadline:
+                    raise HostError(
+                        f"another run has held {LOCK_PATH} for {wait:g} seconds; nothing was changed, try again later"
+                    )
+                time.sleep(0.05)
+                os.close(handle)
+                handle = -1
+                handle = self._open_lock()
+            yield
+        finally:
+            if handle >= 0:
+                os.close(handle)
+
+    @staticmethod
+    def _open_lock() -> int:
+        try:
+            return os.open(LOCK_PATH, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise HostError(f"can't open the lock {LOCK_PATH}: {error.strerror}") from error
+
+    @staticmethod
+    def _take_lock(handle: int) -> bool:
+        """Take the lock if it is free, and if its file is still the one at the path (remove_lock takes it away)."""
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(handle), os.stat(LOCK_PATH))
+        except (BlockingIOError, FileNotFoundError):
+            return False
+
+    def remove_lock(self) -> None:
+        """Take the file of the lock away. Only for one who holds it. Raises HostError."""
+        self.remove(LOCK_PATH)
+
+
+class Staged:
+    """A file that is written, but not in its place yet."""
+
+    def __init__(self, *, temporary: str, path: str) -> None:
+        self.temporary = temporary
+        self.path = path
+
+    def promote(self) -> None:
+        """Move it to its place in one step. Raises HostError."""
+        try:
+            os.replace(self.temporary, self.path)
+            folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise HostError(f"can't write {self.path}: {error.strerror}") from error
+
+    def discard(self) -> None:
+        """Forget it."""
+        try:
+            os.unlink(self.temporary)
+        except OSError:
+            pass
+
+
+def failure(args: Sequence[str], result: Result) -> str:
+    """One message about a program that failed."""
+    said = (result.err.strip() or result.out.strip() or "it said nothing")[-2000:]
+    how = f"was ended by signal {result.rc - 128}" if result.rc > 128 else f"ended with status {result.rc}"
+    return f"{' '.join(args)} {how}: {said}"

@@ -1,0 +1,115 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The nft program: what the kernel has, what it would make of a text, and loading."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Dict, List, Tuple
+
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
+from ansible_collections.portfence.egress.plugins.module_utils._nftables import (
+    CHECK_FAMILY,
+    FAMILIES,
+    TABLE,
+    Listing,
+    parse_counters,
+    parse_listing,
+)
+
+# The oldest version that this collection is tested with (Debian 11).
+OLDEST = (0, 9, 8)
+
+# A network namespace of its own is thrown away with the shell in it. "$1" is nft, the rest its arguments for listing.
+_DRY_RUN = 'nft=$1; shift; "$nft" -f - && exec "$nft" "$@" list ruleset'
+
+
+class Nft:
+    """Reads and changes nftables through the nft program."""
+
+    def __init__(self, host: Host) -> None:
+        """Raises HostError when nft is missing or too old."""
+        self._host = host
+        self.path = host.program("nft", package="nftables")
+        self.version = self._version()
+
+    def _version(self) -> str:
+        printed = self._checked([self.path, "--version"]).out
+        found = re.search(r"v([0-9]+)\.([0-9]+)(?:\.([0-9]+))?", printed)
+        if found is None:
+            raise HostError(f"{self.path} --version printed {printed.strip()!r}, which has no version in it")
+        if tuple(int(part or 0) for part in found.groups()) < OLDEST:
+            needed = ".".join(str(part) for part in OLDEST)
+            raise HostError(f"{self.path} is version {found.group(0)[1:]}; the fence needs nft {needed} or newer")
+        return found.group(0)[1:]
+
+    def live(self) -> Dict[str, Listing]:
+        """The tables of our name, by family. Raises HostError."""
+        found: Dict[str, Listing] = {}
+        for family, name in self._tables():
+            if name == TABLE and family in FAMILIES:
+                found[family] = parse_listing(self._checked([self.path, "-j", "list", "table", family, TABLE]).out)
+        return found
+
+    def live_text(self) -> str:
+        """Our tables as nft prints them, without counts; empty when there is none. Raises HostError."""
+        return "".join(
+            self._checked([self.path, "-s", "list", "table", family, name]).out
+            for family, name in sorted(self._tables())
+            if name == TABLE and family in FAMILIES
+        )
+
+    def counters(self) -> Dict[str, Tuple[int, int]]:
+        """Counter name to packets and bytes; empty when there is no fence. Raises HostError."""
+        if (CHECK_FAMILY, TABLE) not in self._tables():
+            return {}
+        return parse_counters(self._checked([self.path, "-j", "list", "counters", "table", CHECK_FAMILY, TABLE]).out)
+
+    def canonical(self, text: str) -> Listing:
+        """What the kernel makes of a text: loaded and listed in a throwaway network namespace. Raises HostError."""
+        return parse_listing(self._in_namespace(text, ["-j"]))
+
+    def canonical_text(self, text: str) -> str:
+        """The same as nft prints it, for people. Raises HostError."""
+        return self._in_namespace(text, ["-s"])
+
+    def load(self, text: str) -> None:
+        """Change the kernel in one transaction: all of the text or nothing. Raises HostError."""
+        self._checked([self.path, "-f", "-"], data=text)
+
+    def _tables(self) -> List[Tuple[str, str]]:
+        printed = self._checked([self.path, "-j", "list", "tables"]).out
+        try:
+            tables = [item["table"] for item in json.loads(printed)["nftables"] if "table" in item]
+            return [(table["family"], table["name"]) for table in tables]
+        except (ValueError, KeyError, TypeError) as error:
+            raise HostError(f"nft -j list tables printed something that is no listing: {printed[:200]!r}") from error
+
+    def _in_namespace(self, text: str, listing: List[str]) -> str:
+        unshare = self._host.program("unshare", package="util-linux")
+        args = [unshare, "--net", "/bin/sh", "-c", _DRY_RUN, "sh", self.path, *listing]
+        result = self._host.run(args, data=text, check=False)
+        if result.rc != 0 and result.err.startswith("unshare:"):
+            raise HostError(
+                "can't make a throwaway network namespace, in which the fence is tried before it is loaded"
+                f" ({result.err.strip()}); it needs CAP_SYS_ADMIN and a kernel with network namespaces"
+            )
+        return self._judge([self.path, "-f", "- (in a throwaway network namespace)"], result).out
+
+    def _checked(self, args: List[str], *, data: str = "") -> Result:
+        return self._judge(args, self._host.run(args, data=data, check=False))
+
+    @staticmethod
+    def _judge(args: List[str], result: Result) -> Result:
+        if result.rc == 0:
+            return result
+        command = " ".join(args)
+        if result.rc > 128:
+            raise HostError(
+                f"{command} crashed (signal {result.rc - 128}); the kernel's tables were not changed. An nft older than the"
+                " one that wrote some other table can crash while it reads that table: see 'nft list ruleset'"
+            )
+        raise HostError(f"{command} failed with status {result.rc}: {(result.err or result.out).strip()[-2000:]}")

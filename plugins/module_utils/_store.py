@@ -1,0 +1,85 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The services that a host was told of: one JSON file each below ``/etc/portfence/services.d``."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Dict, List
+
+from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._policy import Declared, Service, parse_list
+
+BASE = "/etc/portfence"
+FOLDER = f"{BASE}/services.d"
+FENCE_FILE = f"{BASE}/fence.nft"
+
+
+def path_of(name: str) -> str:
+    """The file of a service."""
+    return f"{FOLDER}/{name}.json"
+
+
+class Store:
+    """The declared services of the host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def read(self) -> Dict[str, Declared]:
+        """All services by name, each with its file as path. Raises InputError with every file that can't be used."""
+        found: Dict[str, Declared] = {}
+        problems: List[Problem] = []
+        for entry in self._host.list(FOLDER):
+            if not entry.endswith(".json"):
+                continue
+            path = os.path.join(FOLDER, entry)
+            name = entry[: -len(".json")]
+            try:
+                content = json.loads(self._host.read(path) or "")
+                if not isinstance(content, dict) or content.get("name") != name:
+                    raise ValueError(f'the key name must be "{name}", like the file')
+                (item,) = parse_list([content], where=path)
+                found[name] = Declared(path, item.service)
+            except InputError as error:
+                problems.extend(error.problems)
+            except ValueError as error:
+                problems.append(Problem(path, f"{error}; mend or remove the file"))
+        if problems:
+            raise InputError(what=f"the services stored in {FOLDER}", problems=problems)
+        return found
+
+    def prepare(self) -> None:
+        """Make the directories. Raises HostError when they can't be made or are not safe."""
+        self._host.make_directory(BASE)
+        self._host.make_directory(FOLDER)
+
+    def differs(self, service: Service) -> bool:
+        """Whether the file of a service is not what it should be."""
+        return self._host.read(path_of(service.name)) != to_text(service)
+
+    def write(self, service: Service) -> None:
+        """Store one service."""
+        self._host.write(path_of(service.name), to_text(service))
+
+    def remove(self, name: str) -> None:
+        """Forget one service."""
+        self._host.remove(path_of(name))
+
+    def remove_all(self) -> None:
+        """Remove every file of ours, and the directories unless somebody put other files there."""
+        for entry in self._host.list(FOLDER):
+            if entry.endswith((".json", ".json.portfence-new")):
+                self._host.remove(os.path.join(FOLDER, entry))
+        self._host.remove_directory(FOLDER)
+        for leftover in (FENCE_FILE, f"{FENCE_FILE}.portfence-new"):
+            self._host.remove(leftover)
+        self._host.remove_directory(BASE)
+
+
+def to_text(service: Service) -> str:
+    """The content of a service's file."""
+    return json.dumps(service.to_dict(), indent=2, sort_keys=True) + "\n"

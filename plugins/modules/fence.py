@@ -1,0 +1,224 @@
+#!/usr/bin/python
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Compiles the services of a host into its fence, loads it and keeps it for boot."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: fence
+short_description: Restrict the source ports of services with nftables
+version_added: 0.1.0
+description:
+  - Compiles all services of a host into one nftables ruleset, loads it in one transaction and keeps it for boot.
+  - Writes to tables named C(portfence) only, and refuses to touch a table of that name which it did not write.
+  - Whether something has to change is decided by the kernel itself. The ruleset is loaded into a throwaway network
+    namespace, and its listing is compared with that of the live tables.
+  - TCP is judged when a connection opens, so that no session which is open is cut. Other protocols are judged per packet.
+  - Counters of a service survive every change.
+requirements:
+  - nft 0.9.8 or newer
+  - unshare (util-linux) and the right to make a network namespace
+author:
+  - PortFence contributors (@portfence)
+extends_documentation_fragment:
+  - portfence.egress.attributes
+  - portfence.egress.services
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  state:
+    description:
+      - With V(present) the services are added to those that the host has, or replace the ones of the same name.
+      - With V(absent) they are taken away; only their names matter. When no service is left, the fence is removed
+        with its tables, files and unit.
+    type: str
+    choices: [present, absent]
+    default: present
+  purge:
+    description:
+      - With O(state=present), remove every service of the host that is not in O(services).
+      - With O(state=absent), remove every service of the host, and the fence with them.
+    type: bool
+    default: false
+  persist:
+    description:
+      - Whether the fence is kept in C(/etc/portfence) and loaded at boot by C(portfence.service).
+      - With V(false) only the running kernel is changed, until the next boot or the next run of this module.
+    type: bool
+    default: true
+  planned_accounts:
+    description:
+      - Accounts that an earlier task would have created if this were not check mode. Outside check mode it is not looked at.
+    type: list
+    elements: str
+    default: []
+notes:
+  - Removing the fence takes its address translation with it, which cuts open connections that got their port by O(services[].assignment=rewrite).
+seealso:
+  - module: portfence.egress.ephemeral_ports
+  - module: portfence.egress.fence_info
+  - module: portfence.egress.port_probe
+"""
+
+EXAMPLES = r"""
+- name: Fence two services
+  portfence.egress.fence:
+    services:
+      - name: myapp
+        source_ports: 50000-50999
+      - name: collector
+        user: otel
+        source_ports: [52000-52999, 53500]
+        assignment: app
+        on_violation: reject
+
+- name: Make these the only services of the host
+  portfence.egress.fence:
+    services:
+      - name: myapp
+        source_ports: 50000-50999
+    purge: true
+
+- name: Take one service away
+  portfence.egress.fence:
+    services:
+      - name: myapp
+    state: absent
+
+- name: Remove the whole fence
+  portfence.egress.fence:
+    state: absent
+    purge: true
+"""
+
+RETURN = r"""
+backend:
+  description: What enforces the fence.
+  returned: success
+  type: str
+  sample: nftables
+nft_version:
+  description: Version of the nft program on the host.
+  returned: success
+  type: str
+  sample: 1.0.6
+changes:
+  description: What was done, or would be done in check mode, in order.
+  returned: success
+  type: list
+  elements: str
+  sample: ["load the fence into the kernel", "write /etc/portfence/fence.nft"]
+fence:
+  description: The compiled ruleset as text for C(nft -f), empty when no service is left.
+  returned: success
+  type: str
+owners:
+  description: The numeric owners of each service of the host.
+  returned: success
+  type: dict
+  sample: {"myapp": {"uids": [990], "gids": []}}
+services_before:
+  description: The services of the host before, complete and as this module takes them, so that they can be put back.
+  returned: success
+  type: list
+  elements: dict
+"""
+
+import grp
+import os
+import pwd
+from typing import Dict, Optional
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Request
+from ansible_collections.portfence.egress.plugins.module_utils._argument_spec import services_argument
+from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
+from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup
+
+
+def run(module: AnsibleModule) -> None:
+    """Do what the parameters say, and leave through exit_json. Raises PortFenceError."""
+    host = Host()
+    host.require_root()
+    services = module.params["services"]
+    if module.params["state"] == "absent":
+        services = [{"name": service["name"], "state": "absent"} for service in services]
+    request = Request(
+        services=parse_list(services),
+        state=module.params["state"],
+        purge=module.params["purge"],
+        persist=module.params["persist"],
+        planned_accounts=module.params["planned_accounts"] if module.check_mode else (),
+    )
+    fence = FenceOfHost(host=host, lookup=Lookup(uid=find_uid, gid=find_gid), admin_uids=admin_uids(host))
+    outcome = fence.apply(request, check_mode=module.check_mode, diff=module._diff)
+    for warning in outcome.warnings:
+        module.warn(warning)
+    result = {
+        "changed": bool(outcome.changes),
+        "backend": "nftables",
+        "nft_version": fence.nft_version,
+        "changes": outcome.changes,
+        "fence": outcome.fence,
+        "owners": {item.service.name: {"uids": item.uids, "gids": item.gids} for item in outcome.services},
+        "services_before": [service.to_dict() for service in outcome.services_before],
+    }
+    if module._diff:
+        result["diff"] = {"before": outcome.before, "after": outcome.after}
+    module.exit_json(**result)
+
+
+def find_uid(name: str) -> Optional[int]:
+    """The UID of an account, or None."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
+def find_gid(name: str) -> Optional[int]:
+    """The GID of a group, or None."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+def admin_uids(host: Host) -> Dict[int, str]:
+    """UIDs that must not be fenced by mistake: root, and who came in to become root (sudo(8), proc(5): loginuid)."""
+    found = {0: "root"}
+    for number in (os.environ.get("SUDO_UID", ""), (host.read("/proc/self/loginuid") or "").strip()):
+        if number.isdigit() and int(number) not in (0, 2**32 - 1):
+            found[int(number)] = "the account that Ansible connects with"
+    return found
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **services_argument(),
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "purge": {"type": "bool", "default": False},
+            "persist": {"type": "bool", "default": True},
+            "planned_accounts": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        run(module)
+    except PortFenceError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()
