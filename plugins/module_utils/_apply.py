@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Collection, List, Mapping, Optional, Tuple
+from typing import Collection, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _plan
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError
@@ -84,6 +84,10 @@ class FenceOfHost:
     def nft_version(self) -> str:
         """Version of the nft program, such as "1.0.6"."""
         return self._nft.version
+
+    def counters(self) -> Dict[str, Tuple[int, int]]:
+        """Counter name to packets and bytes. Raises HostError."""
+        return self._nft.counters()
 
     def apply(self, request: Request, *, check_mode: bool, diff: bool) -> Outcome:
         """Make the fence of the host what is asked.

@@ -131,18 +131,13 @@ services_before:
   elements: dict
 """
 
-import grp
-import os
-import pwd
-from typing import Dict, Optional
-
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Request
 from ansible_collections.portfence.egress.plugins.module_utils._argument_spec import services_argument
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._names import LOOKUP, admin_uids
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
-from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup
 
 
 def run(module: AnsibleModule) -> None:
@@ -159,7 +154,7 @@ def run(module: AnsibleModule) -> None:
         persist=module.params["persist"],
         planned_accounts=module.params["planned_accounts"] if module.check_mode else (),
     )
-    fence = FenceOfHost(host=host, lookup=Lookup(uid=find_uid, gid=find_gid), admin_uids=admin_uids(host))
+    fence = FenceOfHost(host=host, lookup=LOOKUP, admin_uids=admin_uids(host))
     outcome = fence.apply(request, check_mode=module.check_mode, diff=module._diff)
     for warning in outcome.warnings:
         module.warn(warning)
@@ -175,31 +170,6 @@ def run(module: AnsibleModule) -> None:
     if module._diff:
         result["diff"] = {"before": outcome.before, "after": outcome.after}
     module.exit_json(**result)
-
-
-def find_uid(name: str) -> Optional[int]:
-    """The UID of an account, or None."""
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        return None
-
-
-def find_gid(name: str) -> Optional[int]:
-    """The GID of a group, or None."""
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        return None
-
-
-def admin_uids(host: Host) -> Dict[int, str]:
-    """UIDs that must not be fenced by mistake: root, and who came in to become root (sudo(8), proc(5): loginuid)."""
-    found = {0: "root"}
-    for number in (os.environ.get("SUDO_UID", ""), (host.read("/proc/self/loginuid") or "").strip()):
-        if number.isdigit() and int(number) not in (0, 2**32 - 1):
-            found[int(number)] = "the account that Ansible connects with"
-    return found
 
 
 def main() -> None:

@@ -1,0 +1,89 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can be seen of the fence of this machine. Reads only."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
+
+from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Request
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
+from ansible_collections.portfence.egress.plugins.module_utils._usage import (
+    Flow,
+    address,
+    parse_flows,
+    parse_sockets,
+    usage,
+)
+
+_CONNTRACK_FILE = "/proc/net/nf_conntrack"
+
+
+def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
+    """Everything that fence_info returns; see its RETURN. Raises PortFenceError."""
+    resolved, drift = _compare(fence)
+    counters = fence.counters()
+    sockets = parse_sockets(host.run([host.program("ss", package="iproute2"), "-tunaeH"]).out)
+    flows = _flows(host)
+    addresses = _addresses(host)
+    return {
+        "backend": "nftables",
+        "nft_version": fence.nft_version,
+        "in_sync": not drift,
+        "drift": drift,
+        "local_port_range": (host.read("/proc/sys/net/ipv4/ip_local_port_range") or "").strip().replace("\t", "-"),
+        "reserved_ports": (host.read("/proc/sys/net/ipv4/ip_local_reserved_ports") or "").strip(),
+        "services": {
+            item.service.name: {
+                "source_ports": [str(part) for part in item.service.source_ports],
+                "protocols": list(item.service.protocols),
+                "assignment": item.service.assignment,
+                "on_violation": item.service.on_violation,
+                "exclusive": item.service.exclusive,
+                "uids": list(item.uids),
+                "gids": list(item.gids),
+                "violations": _count(counters, f"violations_{item.service.name}"),
+                "intrusions": _count(counters, f"intrusions_{item.service.name}"),
+                **usage(item, sockets=sockets, flows=flows, addresses=addresses),
+            }
+            for item in resolved
+        },
+    }
+
+
+def _compare(fence: FenceOfHost) -> Tuple[Tuple[Resolved, ...], List[str]]:
+    """The stored services, and what an apply of them would have to do."""
+    try:
+        outcome = fence.apply(Request(services=()), check_mode=True, diff=False)
+    except InputError as error:
+        return (), [str(error)]
+    return outcome.services, outcome.changes
+
+
+def _count(counters: Mapping[str, Tuple[int, int]], name: str) -> Optional[Dict[str, int]]:
+    if name not in counters:
+        return None
+    packets, size = counters[name]
+    return {"packets": packets, "bytes": size}
+
+
+def _flows(host: Host) -> Optional[List[Flow]]:
+    """Tracked connections, from the kernel's file or else from the program conntrack; None when there is neither."""
+    text = host.read(_CONNTRACK_FILE)
+    if text is None:
+        program = host.find("conntrack")
+        text = None if program is None else host.run([program, "-L"]).out
+    return None if text is None else parse_flows(text)
+
+
+def _addresses(host: Host) -> FrozenSet[str]:
+    printed = host.run([host.program("ip", package="iproute2"), "-j", "address", "show"]).out
+    try:
+        links = json.loads(printed)
+        return frozenset(address(entry["local"]) for link in links for entry in link.get("addr_info", ()) if "local" in entry)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HostError(f"ip -j address show printed something that is no list of addresses: {printed[:200]!r}") from error

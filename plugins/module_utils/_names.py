@@ -1,0 +1,42 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names of accounts and groups on this machine, through its name service."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from typing import Dict, Optional
+
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup
+
+
+def find_uid(name: str) -> Optional[int]:
+    """The UID of an account, or None."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
+def find_gid(name: str) -> Optional[int]:
+    """The GID of a group, or None."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+def admin_uids(host: Host) -> Dict[int, str]:
+    """UIDs that must not be fenced by mistake: root, and who came in to become root (sudo(8), proc(5): loginuid)."""
+    found = {0: "root"}
+    for number in (os.environ.get("SUDO_UID", ""), (host.read("/proc/self/loginuid") or "").strip()):
+        if number.isdigit() and int(number) not in (0, 2**32 - 1):
+            found[int(number)] = "the account that Ansible connects with"
+    return found
+
+
+LOOKUP = Lookup(uid=find_uid, gid=find_gid)
