@@ -18,6 +18,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import In
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
 from ansible_collections.portfence.egress.plugins.module_utils._nftables import (
+    CHECK_FAMILY,
     NAT_FAMILIES,
     Fence,
     Listing,
@@ -29,6 +30,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._ports import Por
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup, Resolved, resolve
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import build
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, FENCE_FILE, Store, path_of
+from ansible_collections.portfence.egress.plugins.module_utils._sysctl import kernel_ports, kernel_range
 from ansible_collections.portfence.egress.plugins.module_utils._unit import Unit
 
 
@@ -66,6 +68,7 @@ class _Steps:
     forget: List[str] = field(default_factory=list)
     install_unit: bool = False
     remove_files: bool = False
+    counters_restart: bool = False
 
 
 class FenceOfHost:
@@ -141,6 +144,7 @@ class FenceOfHost:
         canonical = self._nft.canonical(fence.text)
         if not _plan.equal(live=live, wanted=canonical, fence=fence):
             steps.load = _plan.transaction(live=live, wanted=canonical, fence=fence)
+            steps.counters_restart = CHECK_FAMILY not in live
             outcome.changes.append("load the fence into the kernel")
         if not request.persist:
             return steps
@@ -194,6 +198,8 @@ class FenceOfHost:
             self._store.write(service)
         for name in steps.forget:
             self._store.remove(name)
+        if steps.counters_restart:
+            self._store.forget_probes()
         if steps.install_unit:
             self._unit.install()
         if steps.remove_files:
@@ -209,9 +215,8 @@ def compile_for(services: Tuple[Resolved, ...], live: Mapping[str, Listing]) -> 
 
 def automatic_ports(host: Host) -> PortSet:
     """The ports that the kernel chooses from when a program does not bind: ip_local_port_range without the reserved ones."""
-    chosen = PortSet.parse((host.read("/proc/sys/net/ipv4/ip_local_port_range") or "32768 60999").strip().replace("\t", "-"))
-    reserved = (host.read("/proc/sys/net/ipv4/ip_local_reserved_ports") or "").strip()
-    return chosen - PortSet.parse(reserved) if reserved else chosen
+    chosen = kernel_range(host.read("/proc/sys/net/ipv4/ip_local_port_range") or "32768 60999")
+    return PortSet((chosen,)) - kernel_ports(host.read("/proc/sys/net/ipv4/ip_local_reserved_ports") or "")
 
 
 def unreserved(services: Tuple[Resolved, ...], automatic: PortSet) -> List[str]:

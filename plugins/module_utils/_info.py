@@ -12,6 +12,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._apply import Fen
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
+from ansible_collections.portfence.egress.plugins.module_utils._store import PROBE_COUNTS_FILE
 from ansible_collections.portfence.egress.plugins.module_utils._usage import (
     Flow,
     address,
@@ -30,6 +31,7 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
     sockets = parse_sockets(host.run([host.program("ss", package="iproute2"), "-tunaeH"]).out)
     flows = _flows(host)
     addresses = _addresses(host)
+    probes = _probe_counts(host)
     return {
         "backend": "nftables",
         "nft_version": fence.nft_version,
@@ -46,8 +48,8 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
                 "exclusive": item.service.exclusive,
                 "uids": list(item.uids),
                 "gids": list(item.gids),
-                "violations": _count(counters, f"violations_{item.service.name}"),
-                "intrusions": _count(counters, f"intrusions_{item.service.name}"),
+                "violations": _count(counters, probes, item.service.name, "violations"),
+                "intrusions": _count(counters, probes, item.service.name, "intrusions"),
                 **usage(item, sockets=sockets, flows=flows, addresses=addresses),
             }
             for item in resolved
@@ -64,11 +66,23 @@ def _compare(fence: FenceOfHost) -> Tuple[Tuple[Resolved, ...], List[str]]:
     return outcome.services, outcome.changes
 
 
-def _count(counters: Mapping[str, Tuple[int, int]], name: str) -> Optional[Dict[str, int]]:
-    if name not in counters:
+def _count(
+    counters: Mapping[str, Tuple[int, int]], probes: Mapping[str, Mapping[str, int]], name: str, event: str
+) -> Optional[Dict[str, int]]:
+    counter = f"{event}_{name}"
+    if counter not in counters:
         return None
-    packets, size = counters[name]
-    return {"packets": packets, "bytes": size}
+    packets, size = counters[counter]
+    return {"packets": packets, "bytes": size, "by_probes": min(packets, probes.get(name, {}).get(event, 0))}
+
+
+def _probe_counts(host: Host) -> Dict[str, Dict[str, int]]:
+    """What port_probe wrote down: service → "violations" and "intrusions" → packets. Nothing if it can't be read."""
+    try:
+        content = json.loads(host.read(PROBE_COUNTS_FILE) or "{}")
+        return {name: {event: int(count) for event, count in counts.items()} for name, counts in content.items()}
+    except (ValueError, AttributeError, TypeError):
+        return {}
 
 
 def _flows(host: Host) -> Optional[List[Flow]]:

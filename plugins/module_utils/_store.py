@@ -16,6 +16,9 @@ from ansible_collections.portfence.egress.plugins.module_utils._policy import De
 BASE = "/etc/portfence"
 FOLDER = f"{BASE}/services.d"
 FENCE_FILE = f"{BASE}/fence.nft"
+# Gone with the next boot, like the counters of the kernel that it belongs to.
+RUN = "/run/portfence"
+PROBE_COUNTS_FILE = f"{RUN}/probe-counts.json"
 
 
 def path_of(name: str) -> str:
@@ -43,6 +46,8 @@ class Store:
                 if not isinstance(content, dict) or content.get("name") != name:
                     raise ValueError(f'the key name must be "{name}", like the file')
                 (item,) = parse_list([content], where=path)
+                if item.service.state != "present":
+                    raise ValueError('the key state must be "present"')
                 found[name] = Declared(path, item.service)
             except InputError as error:
                 problems.extend(error.problems)
@@ -78,6 +83,12 @@ class Store:
         for leftover in (FENCE_FILE, f"{FENCE_FILE}.portfence-new"):
             self._host.remove(leftover)
         self._host.remove_directory(BASE)
+        self.forget_probes()
+
+    def forget_probes(self) -> None:
+        """Remove the record of what probes made the fence count."""
+        self._host.remove(PROBE_COUNTS_FILE)
+        self._host.remove_directory(RUN)
 
 
 def to_text(service: Service) -> str:

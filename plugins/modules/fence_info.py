@@ -122,15 +122,19 @@ services:
       type: list
       elements: int
     violations:
-      description: C(packets) and C(bytes) of the service with another source port, or null when the fence is not loaded.
+      description:
+        - C(packets) and C(bytes) of the service with another source port, since the fence was loaded first after boot.
+        - C(by_probes) of these packets were sent by M(portfence.egress.port_probe), which tries what is forbidden.
+        - Null when the fence is not loaded.
       returned: success
       type: dict
-      sample: {"packets": 3, "bytes": 180}
+      sample: {"packets": 3, "bytes": 180, "by_probes": 2}
     intrusions:
-      description: C(packets) and C(bytes) of others with a port of the service, or null when the ports are not exclusive.
+      description:
+        - The same for packets of others with a port of the service. Null as well when the ports are not exclusive.
       returned: success
       type: dict
-      sample: {"packets": 0, "bytes": 0}
+      sample: {"packets": 4, "bytes": 240, "by_probes": 4}
     capacity:
       description: Number of source ports, for each protocol. With V(rewrite) that many connections can be open to each
         destination; otherwise the program decides whether it uses a port for several destinations.
