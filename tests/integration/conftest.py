@@ -1,0 +1,23 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A lab for every test that asks for one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lab import Lab
+
+
+@pytest.fixture(name="lab")
+def fixture_lab() -> Iterator[Lab]:
+    """A throwaway host; it is gone after the test."""
+    with Lab() as lab:
+        yield lab
