@@ -1,0 +1,198 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The playbooks and the role service, run by ansible-playbook in a lab: what they promise beyond the modules."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, Dict
+
+import pytest
+from lab import Lab, Result
+
+MYAPP = {"myapp": {"source_ports": "50000-50999"}}
+COLLECTOR = {"collector": {"source_ports": ["52000-52999", 53500], "user": "otel", "assignment": "app"}}
+INVENTORY = "/var/lib/inventory.json"
+
+
+class Control:
+    """ansible-playbook in the lab, which manages itself."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def play(self, playbook: str, *options: str, **variables: Any) -> Result:
+        """Run a playbook with these inventory variables; it ends as it ends."""
+        hosts: Dict[str, Any] = {
+            "lab": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, **variables}
+        }
+        self.lab.run(["sh", "-c", f"cat > {INVENTORY}"], data=json.dumps({"all": {"hosts": hosts}}))
+        environment = {
+            "ANSIBLE_COLLECTIONS_PATH": self.lab.collections(),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_LOCALHOST_WARNING": "0",
+            "PATH": f"{os.path.dirname(sys.executable)}:/usr/sbin:/usr/bin:/sbin:/bin",
+        }
+        command = [os.path.join(os.path.dirname(sys.executable), "ansible-playbook"), "-i", INVENTORY, playbook, *options]
+        result = self.lab.run(command, check=False, env=environment, timeout=300)
+        assert "Traceback" not in result.out + result.err
+        return result
+
+    def state(self) -> Dict[str, str]:
+        """What the playbooks may touch."""
+        commands = {
+            "rules": "nft -s list ruleset",
+            "ports": "cat /proc/sys/net/ipv4/ip_local_port_range /proc/sys/net/ipv4/ip_local_reserved_ports",
+            "accounts": "cat /etc/passwd",
+            "files": "find /etc -newer /run/mark -type f -not -name '*-' -exec md5sum {} + | sort -k2",
+        }
+        return {name: self.lab.run(["sh", "-c", command]).out for name, command in commands.items()}
+
+
+@pytest.fixture(name="control")
+def fixture_control(lab: Lab) -> Control:
+    lab.run(["touch", "/run/mark"])
+    return Control(lab)
+
+
+def test_site_then_verify_then_remove(control: Control) -> None:
+    before = control.state()
+    done = control.play("portfence.egress.site", egress_services=MYAPP, egress_services__team=COLLECTOR)
+    assert done.rc == 0, done.out
+    assert "lab: 2 services, changed, probe passed (40 of 40 checks), violations so far: 0" in done.out
+    fenced = control.state()
+    again = control.play("portfence.egress.site", egress_services=MYAPP, egress_services__team=COLLECTOR)
+    assert "lab: 2 services, unchanged, probe passed (40 of 40 checks), violations so far: 0" in again.out
+    assert "changed=0" in again.out
+    assert control.state() == fenced
+    verified = control.play("portfence.egress.verify", egress_services=MYAPP, egress_services__team=COLLECTOR)
+    assert verified.rc == 0, verified.out
+    assert control.state() == fenced
+    removed = control.play("portfence.egress.remove")
+    assert removed.rc == 0, removed.out
+    after = control.state()
+    assert (after["rules"], after["ports"]) == (before["rules"], before["ports"])
+    assert "portfence" not in after["files"]
+    assert after["accounts"] == fenced["accounts"]
+    named = control.play("portfence.egress.remove", "-e", '{"egress_remove_accounts": ["myapp", "otel"]}')
+    assert named.rc == 0, named.out
+    assert control.state()["accounts"] == before["accounts"]
+
+
+def test_site_in_check_mode_predicts_and_changes_nothing(control: Control) -> None:
+    before = control.state()
+    predicted = control.play("portfence.egress.site", "--check", "--diff", egress_services=MYAPP)
+    assert predicted.rc == 0, predicted.out
+    assert "lab: 1 service in the policy, would change" in predicted.out
+    assert "th sport 50000-50999 accept" in predicted.out
+    assert control.state() == before
+    control.play("portfence.egress.site", egress_services=MYAPP)
+    predicted = control.play("portfence.egress.site", "--check", egress_services=MYAPP)
+    assert "lab: 1 service in the policy, unchanged" in predicted.out
+    assert "changed=0" in predicted.out
+
+
+def test_every_mistake_is_told_before_anything_is_changed(control: Control) -> None:
+    before = control.state()
+    policy = {"a": {"source_ports": "2-1"}, "b": {"source_ports": 7, "usr": "x"}, "c": {"source_ports": 7}}
+    done = control.play("portfence.egress.site", egress_services=policy, egress_services__team=MYAPP, egress_services__x=MYAPP)
+    assert done.rc != 0
+    assert "the egress policy has 4 mistakes" in done.out + done.err
+    for path in ("egress_services.a.source_ports", "egress_services.b.usr", "egress_services.c.source_ports"):
+        assert path in done.out + done.err
+    assert "egress_services__x.myapp: the service is already defined in egress_services__team" in done.out + done.err
+    assert "Create the accounts" not in done.out
+    assert control.state() == before
+
+
+def break_the_wire(lab: Lab) -> None:
+    """Another firewall translates the ports of every TCP connection after us."""
+    lab.nft("table ip other { chain c { type nat hook postrouting priority 90; meta l4proto tcp masquerade to :1000-2000; }; }")
+
+
+def test_failed_proof_puts_the_fence_of_before_back(control: Control) -> None:
+    control.play("portfence.egress.site", egress_services=MYAPP)
+    break_the_wire(control.lab)
+    before = control.state()
+    done = control.play("portfence.egress.site", egress_services={**MYAPP, **COLLECTOR})
+    assert done.rc != 0
+    assert "collector tcp ipv4 bind_inside: expected port" in done.out + done.err
+    assert "The fence that was in force before this run was put back." in done.out + done.err
+    after = control.state()
+    assert (after["rules"], after["ports"]) == (before["rules"], before["ports"])
+    assert control.lab.run(["ls", "/etc/portfence/services.d"]).out.split() == ["myapp.json"]
+
+
+def test_failed_proof_of_the_first_fence_leaves_none(control: Control) -> None:
+    break_the_wire(control.lab)
+    before = control.state()
+    done = control.play("portfence.egress.site", egress_services=MYAPP)
+    assert done.rc != 0
+    assert "The fence that was in force before this run was put back." in done.out + done.err
+    after = control.state()
+    assert (after["rules"], after["ports"]) == (before["rules"], before["ports"])
+    assert "portfence" not in after["files"]
+
+
+def test_failed_proof_without_a_change_says_so(control: Control) -> None:
+    control.play("portfence.egress.site", egress_services=MYAPP)
+    break_the_wire(control.lab)
+    before = control.state()
+    done = control.play("portfence.egress.site", egress_services=MYAPP)
+    assert done.rc != 0
+    assert "This run had not changed the fence." in done.out + done.err
+    assert control.state() == before
+
+
+def test_verify_finds_a_fence_that_is_not_the_policy(control: Control) -> None:
+    control.play("portfence.egress.site", egress_services=MYAPP)
+    control.lab.nft("flush chain inet portfence check_myapp")
+    before = control.state()
+    done = control.play("portfence.egress.verify", egress_services=MYAPP)
+    assert done.rc != 0
+    assert "The fence is not what the policy calls for. portfence.egress.site would: load the fence into the kernel" in done.out + done.err
+    assert control.state() == before
+
+
+ROLE = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role:
+        name: portfence.egress.service
+"""
+
+
+def test_the_role_of_another_team_touches_one_service(control: Control) -> None:
+    control.play("portfence.egress.site", egress_services=MYAPP)
+    before = control.state()
+    control.lab.run(["sh", "-c", "cat > /var/lib/team.yml"], data=ROLE)
+    policy = {"source_ports": "54000-54099", "user": "team"}
+    done = control.play("/var/lib/team.yml", service_name="backup", service_policy=policy)
+    assert done.rc == 0, done.out
+    assert set(control.lab.module("fence_info")["services"]) == {"backup", "myapp"}
+    assert "50000-50999,54000-54099" in control.state()["ports"]
+    # The inventory of the host does not know the service; site keeps it all the same.
+    assert "changed=0" in control.play("portfence.egress.site", egress_services=MYAPP).out
+    done = control.play("/var/lib/team.yml", service_name="backup", service_state="absent")
+    assert done.rc == 0, done.out
+    after = control.state()
+    assert (after["rules"], after["ports"]) == (before["rules"], before["ports"])
+    assert control.lab.run(["ls", "/etc/portfence/services.d"]).out.split() == ["myapp.json"]
+
+
+def test_purge_removes_what_the_inventory_does_not_have(control: Control) -> None:
+    control.play("portfence.egress.site", egress_services={**MYAPP, **COLLECTOR})
+    done = control.play("portfence.egress.site", egress_services=MYAPP, egress_purge=True)
+    assert "lab: 1 service, changed" in done.out
+    assert control.lab.run(["ls", "/etc/portfence/services.d"]).out.split() == ["myapp.json"]
+    assert control.state()["ports"].split()[-1] == "50000-50999"
+
+
+def test_target_limits_the_hosts(control: Control) -> None:
+    done = control.play("portfence.egress.site", "-e", "target=nobody", egress_services=MYAPP)
+    assert "no hosts matched" in (done.out + done.err).lower()
+    assert "myapp" not in control.state()["accounts"]
