@@ -207,6 +207,11 @@ class FenceOfHost:
             self._host.remove_lock()
 
 
+def is_untouched(host: Host) -> bool:
+    """Whether there is nothing of ours on the host, nor nft, without which there can't be a fence."""
+    return host.find("nft") is None and not os.path.isdir(BASE)
+
+
 def compile_for(services: Tuple[Resolved, ...], live: Mapping[str, Listing]) -> Fence:
     """The fence of these services. NAT tables that are live stay: connections that they rewrote need them."""
     ruleset = build(services)

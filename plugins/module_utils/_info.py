@@ -33,12 +33,10 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
     addresses = _addresses(host)
     probes = _probe_counts(host)
     return {
-        "backend": "nftables",
+        **port_settings(host),
         "nft_version": fence.nft_version,
         "in_sync": not drift,
         "drift": drift,
-        "local_port_range": (host.read("/proc/sys/net/ipv4/ip_local_port_range") or "").strip().replace("\t", "-"),
-        "reserved_ports": (host.read("/proc/sys/net/ipv4/ip_local_reserved_ports") or "").strip(),
         "services": {
             item.service.name: {
                 "source_ports": [str(part) for part in item.service.source_ports],
@@ -54,6 +52,15 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
             }
             for item in resolved
         },
+    }
+
+
+def port_settings(host: Host) -> Dict[str, Any]:
+    """What fence_info returns of the host in any case."""
+    return {
+        "backend": "nftables",
+        "local_port_range": (host.read("/proc/sys/net/ipv4/ip_local_port_range") or "").strip().replace("\t", "-"),
+        "reserved_ports": (host.read("/proc/sys/net/ipv4/ip_local_reserved_ports") or "").strip(),
     }
 
 

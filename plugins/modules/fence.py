@@ -105,7 +105,7 @@ backend:
   type: str
   sample: nftables
 nft_version:
-  description: Version of the nft program on the host.
+  description: Version of the nft program on the host. Null when there is none, and no service to fence.
   returned: success
   type: str
   sample: 1.0.6
@@ -132,7 +132,7 @@ services_before:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Request
+from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Request, is_untouched
 from ansible_collections.portfence.egress.plugins.module_utils._argument_spec import services_argument
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
@@ -154,6 +154,11 @@ def run(module: AnsibleModule) -> None:
         persist=module.params["persist"],
         planned_accounts=module.params["planned_accounts"] if module.check_mode else (),
     )
+    wanted = [item for item in request.services if item.service.state == "present"]
+    if not wanted and is_untouched(host):
+        module.exit_json(
+            changed=False, backend="nftables", nft_version=None, changes=[], fence="", owners={}, services_before=[]
+        )
     fence = FenceOfHost(host=host, lookup=LOOKUP, admin_uids=admin_uids(host))
     outcome = fence.apply(request, check_mode=module.check_mode, diff=module._diff)
     for warning in outcome.warnings:

@@ -59,7 +59,7 @@ backend:
   type: str
   sample: nftables
 nft_version:
-  description: Version of the nft program on the host.
+  description: Version of the nft program on the host. Null when there is none, and no fence.
   returned: success
   type: str
   sample: 1.0.6
@@ -164,10 +164,10 @@ services:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost
+from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, is_untouched
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._info import gather
+from ansible_collections.portfence.egress.plugins.module_utils._info import gather, port_settings
 from ansible_collections.portfence.egress.plugins.module_utils._names import LOOKUP
 
 
@@ -175,6 +175,8 @@ def run(module: AnsibleModule) -> None:
     """Gather and leave through exit_json. Raises PortFenceError."""
     host = Host()
     host.require_root()
+    if is_untouched(host):
+        module.exit_json(changed=False, nft_version=None, in_sync=True, drift=[], services={}, **port_settings(host))
     # Whoever is fenced already was let through when the fence was applied.
     fence = FenceOfHost(host=host, lookup=LOOKUP, admin_uids={})
     module.exit_json(changed=False, **gather(host=host, fence=fence))

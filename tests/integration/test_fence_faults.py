@@ -96,7 +96,9 @@ def test_nft_is_missing(host: Lab) -> None:
     fake_nft(host, "")
     host.run(["chmod", "644", "/run/fake"])
     result = host.module("fence", services=[MYAPP])
+    nothing_to_do = [host.module("fence", state="absent", purge=True), host.module("fence_info")]
     remove_fake(host)
+    assert [(answer.get("failed"), answer["changed"]) for answer in nothing_to_do] == [(None, False)] * 2
     assert result["failed"]
     assert "the program nft was not found" in result["msg"] and "install the package nftables" in result["msg"]
 

@@ -196,3 +196,21 @@ def test_target_limits_the_hosts(control: Control) -> None:
     done = control.play("portfence.egress.site", "-e", "target=nobody", egress_services=MYAPP)
     assert "no hosts matched" in (done.out + done.err).lower()
     assert "myapp" not in control.state()["accounts"]
+
+
+def test_host_without_services_is_left_alone(control: Control) -> None:
+    before = control.state()
+    done = control.play("portfence.egress.site")
+    assert done.rc == 0, done.out
+    assert "lab: 0 services, unchanged, not probed, violations so far: 0" in done.out
+    assert control.state() == before
+
+
+def test_ports_of_the_host_itself(control: Control) -> None:
+    service = {"source_ports": "40000-40999", "assignment": "host"}
+    done = control.play("portfence.egress.site", egress_services={"myapp": service, **COLLECTOR})
+    assert done.rc == 0, done.out
+    assert "probe passed (40 of 40 checks)" in done.out
+    assert control.state()["ports"].split() == ["40000", "40999", "52000-52999,53500"]
+    assert control.play("portfence.egress.remove").rc == 0
+    assert control.state()["ports"].split() == ["32768", "60999"]
