@@ -82,8 +82,8 @@ options:
         description:
           - A mapping of C(prefix) (at most 127 bytes of printable ASCII without quotes, backslash, C($) and the backtick), C(level) (V(emerg),
             V(alert), V(crit), V(err), V(warning), V(notice), V(info) or V(debug)) and C(rate) (such as V(10/second), V(1/minute)).
-          - The prefix is that of violations, V(portfence violation NAME: ) when not given. Intrusions have
-            V(portfence intrusion NAME: ).
+          - The prefix is that of violations, C(portfence violation NAME) with a colon and a space when not given. Intrusions have
+            C(portfence intrusion NAME) in its place.
           - Level and rate default to V(warning) and V(10/second).
         type: raw
       uid:
