@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, List, Mapping
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, shown
 from ansible_collections.portfence.egress.plugins.module_utils._policy import PREFIX_BYTES, parse_variables
 
 DOCUMENTATION = r"""
@@ -53,8 +53,8 @@ def services(variables: Any, backend: str = "nftables") -> List[Dict[str, Any]]:
     """See DOCUMENTATION. Raises AnsibleFilterError."""
     if not isinstance(variables, Mapping):
         raise AnsibleFilterError("portfence.egress.services takes a mapping of variable names to their values")
-    if backend not in PREFIX_BYTES:
-        raise AnsibleFilterError(f"backend: found {backend!r}; accepted: {', '.join(PREFIX_BYTES)}")
+    if not isinstance(backend, str) or backend not in PREFIX_BYTES:
+        raise AnsibleFilterError(f"backend: found {shown(backend)}; accepted: {', '.join(PREFIX_BYTES)}")
     try:
         return [service.to_dict() for service in parse_variables(variables, backend=backend)]
     except InputError as error:

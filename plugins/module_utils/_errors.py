@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Any, Mapping, Sequence
 
 
 class PortFenceError(Exception):
@@ -15,6 +15,21 @@ class PortFenceError(Exception):
 
 class HostError(PortFenceError):
     """The host refused: a command failed, a file can't be written, a program is missing."""
+
+
+def shown(value: Any) -> str:
+    """Any value as a short piece of a message, without control characters; containers by their kind alone."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    if value is None:
+        return "nothing"
+    try:
+        text = ascii(value[:60] if isinstance(value, (str, bytes)) else value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a huge number"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pwd
 from typing import Dict, Optional
 
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._policy import is_id
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup
 
 
@@ -34,7 +35,7 @@ def admin_uids(host: Host) -> Dict[int, str]:
     """UIDs that must not be fenced by mistake: root, and who came in to become root (sudo(8), proc(5): loginuid)."""
     found = {0: "root"}
     for number in (os.environ.get("SUDO_UID", ""), (host.read("/proc/self/loginuid") or "").strip()):
-        if number.isdigit() and int(number) not in (0, 2**32 - 1):
+        if is_id(number) and int(number) not in (0, 2**32 - 1):
             found[int(number)] = "the account that Ansible connects with"
     return found
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Collection, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._policy import PROTOCOLS
@@ -102,9 +102,8 @@ def compile_fence(ruleset: Ruleset, *, nat: bool) -> Fence:
         rewritten before would break.
     """
     tables = {CHECK_FAMILY: _check_table(ruleset)}
-    rewriting = [rules for rules in ruleset.services if rules.rewrite]
-    if nat or rewriting:
-        tables.update({family: _nat_table(rewriting) for family in NAT_FAMILIES})
+    if nat or needs_nat(ruleset):
+        tables.update({family: _nat_table(ruleset) for family in NAT_FAMILIES})
     return Fence(
         tables={family: table.text for family, table in tables.items()},
         maps={family: dict(table.specs) for family, table in tables.items()},
@@ -136,29 +135,36 @@ def _check_table(ruleset: Ruleset) -> _Table:
             *_guard_maps(table, [rules for rules in services if rules.exclusive], suffix),
         ],
     )
-    refusing = [rules for rules in ruleset.services if rules.refuse]
+    refusing = {rules.name for rules in ruleset.services if rules.refuse}
     if refusing:
         _base(
             table,
             name="output",
             declaration=f"type filter hook output priority {REFUSE_PRIORITY}; policy accept;",
-            services=refusing,
-            dispatch=lambda services, suffix: _owner_maps(table, services, "refuse_", f"refused{suffix}"),
+            services=_concerned(ruleset, refusing),
+            dispatch=lambda services, suffix: _owner_maps(table, services, "refuse_", f"refused{suffix}", refusing),
         )
     return table
 
 
-def _nat_table(rewriting: Sequence[ServiceRules]) -> _Table:
+def _nat_table(ruleset: Ruleset) -> _Table:
     table = _Table()
-    table.chains.extend(_assign_chain(rules) for rules in rewriting)
+    rewriting = {rules.name for rules in ruleset.services if rules.rewrite}
+    table.chains.extend(_assign_chain(rules) for rules in ruleset.services if rules.rewrite)
     _base(
         table,
         name="postrouting",
         declaration=f"type nat hook postrouting priority {NAT_PRIORITY}; policy accept;",
-        services=rewriting,
-        dispatch=lambda services, suffix: _owner_maps(table, services, "assign_", f"assigned{suffix}"),
+        services=_concerned(ruleset, rewriting),
+        dispatch=lambda services, suffix: _owner_maps(table, services, "assign_", f"assigned{suffix}", rewriting),
     )
     return table
+
+
+def _concerned(ruleset: Ruleset, names: Collection[str]) -> List[ServiceRules]:
+    """The services with these names, and those whose users must be kept from the groups of them: the user decides first."""
+    by_group = any(rules.gids for rules in ruleset.services if rules.name in names)
+    return [rules for rules in ruleset.services if rules.name in names or (by_group and rules.uids)]
 
 
 def _base(
@@ -186,12 +192,19 @@ def _base(
     table.base.append(_chain(name, lines))
 
 
-def _owner_maps(table: _Table, services: Sequence[ServiceRules], prefix: str, name: str) -> List[str]:
+def _owner_maps(
+    table: _Table, services: Sequence[ServiceRules], prefix: str, name: str, only: Optional[Collection[str]] = None
+) -> List[str]:
+    """Verdict maps from owner to chain; packets of services other than ``only`` are accepted."""
+
+    def verdict(rules: ServiceRules) -> str:
+        return f"goto {prefix}{rules.name}" if only is None or rules.name in only else "accept"
+
     rules_text = []
     for key, ids in (("skuid", "uids"), ("skgid", "gids")):
         kind = _KEY_TYPES[key]
         elements = [
-            f"{protocol} . {number} : goto {prefix}{rules.name}"
+            f"{protocol} . {number} : {verdict(rules)}"
             for rules in services
             for number in (rules.uids if ids == "uids" else rules.gids)
             for protocol in rules.protocols
@@ -292,9 +305,9 @@ def parse_listing(text: str) -> Listing:
     """
     try:
         objects = json.loads(text)["nftables"]
-    except (ValueError, KeyError, TypeError) as error:
+        return sorted((_normal(item) for item in objects if "metainfo" not in item), key=_place)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PortFenceError(f"nft -j printed something that is no listing: {text[:200]!r}") from error
-    return sorted((_normal(item) for item in objects if "metainfo" not in item), key=_place)
 
 
 def _normal(item: Mapping[str, Any]) -> Dict[str, Any]:

@@ -18,6 +18,9 @@ from ansible_collections.portfence.egress.plugins.module_utils._nftables import 
 )
 from ansible_collections.portfence.egress.plugins.module_utils._policy import Declared
 
+# Kinds of objects that stay unless they differ from what is wanted (rules are flushed with their chains).
+_KEPT = {"table", "chain", "rule", "counter"}
+
 
 def merge(
     stored: Mapping[str, Declared], given: Sequence[Declared], *, state: str, purge: bool
@@ -60,9 +63,12 @@ def transaction(*, live: Mapping[str, Listing], wanted: Listing, fence: Fence) -
         table = f"{family} {TABLE}"
         now = live.get(family, [])
         then = family_of(wanted, family)
-        lines.append(f"add table {table}")
-        lines.append(f"flush table {table}")
-        for kind in ("map", "set"):
+        # nft 0.9.8 crashes when a table that is new is also named by "add table" and "flush table" before its contents.
+        if family in live:
+            lines.append(f"flush table {table}")
+        # Maps are filled anew; nothing else stays of what somebody may have added. Maps can hold references to the rest.
+        added = {kind for item in now for kind in item} - _KEPT
+        for kind in sorted(added, key=lambda kind: (kind not in ("map", "set"), kind)):
             lines.extend(f"delete {kind} {table} {name}" for name in names_of(now, kind))
         declared = _by_name(then, "chain")
         for name, chain in _by_name(now, "chain").items():

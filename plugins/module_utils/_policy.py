@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
+from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet, PortSyntaxError
 
 PROTOCOLS = ("tcp", "udp", "sctp", "dccp", "udplite")
@@ -29,10 +29,13 @@ HIGHEST_ID = 2**32 - 2
 PREFIX_BYTES = {"nftables": 127, "iptables": 29}
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\Z")
-_ACCOUNT = re.compile(r"[^\s:,/\x00-\x1f\x7f-][^\s:,/\x00-\x1f\x7f]{0,255}\Z")
+# No control characters, and no lone surrogates, which the name service can't be asked for.
+_ACCOUNT = re.compile(r"[^\s:,/\x00-\x1f\x7f-\x9f\ud800-\udfff-][^\s:,/\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,255}\Z")
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour|day)\Z")
 # Printable ASCII that means nothing inside a quoted string of nft or iptables-restore.
-_PREFIX = re.compile(r"[ !#%-&(-\[\]-_a-~]*\Z")
+_PREFIX = re.compile(r"[ !#%-&(-\[\]-_a-~]+\Z")
+# Overlaps that are told one by one: of 5,000 services with the same ports there would be 12 million.
+_MOST_OVERLAPS = 1000
 
 
 @dataclass(frozen=True)
@@ -106,21 +109,22 @@ def parse_variables(variables: Mapping[str, Any], *, backend: str = "nftables") 
     problems: List[Problem] = []
     declared: List[Declared] = []
     owners: Dict[str, str] = {}
-    for variable in sorted(variables):
-        value = variables[variable]
+    for key in sorted(variables, key=_text):
+        value = variables[key]
+        variable = key if isinstance(key, str) and key.isidentifier() and key.isascii() else shown(key)
         if value is None:
             continue
         if not isinstance(value, Mapping):
-            problems.append(Problem(variable, f"found {_kind(value)}; accepted: a mapping of service names to services"))
+            problems.append(Problem(variable, f"found {shown(value)}; accepted: a mapping of service names to services"))
             continue
         for name in value:
             path = f"{variable}.{_label(name)}"
-            if str(name) in owners:
+            if _text(name) in owners:
                 problems.append(
-                    Problem(path, f"the service is already defined in {owners[str(name)]}; define it in one of the two")
+                    Problem(path, f"the service is already defined in {owners[_text(name)]}; define it in one of the two")
                 )
                 continue
-            owners[str(name)] = variable
+            owners[_text(name)] = variable
             _read_into(declared, problems, path=path, name=name, value=value[name], backend=backend)
     problems.extend(conflicts(declared))
     if problems:
@@ -142,16 +146,16 @@ def parse_list(
     for index, item in enumerate(services):
         path = f"{where}[{index}]"
         if not isinstance(item, Mapping):
-            problems.append(Problem(path, f"found {_kind(item)}; accepted: a mapping with name, source_ports, …"))
+            problems.append(Problem(path, f"found {shown(item)}; accepted: a mapping with name, source_ports, …"))
             continue
         if item.get("name") is None:
             problems.append(Problem(f"{path}.name", "missing; every service of a list needs a name"))
             continue
         name = item["name"]
-        if str(name) in owners:
-            problems.append(Problem(f"{path}.name", f"{_label(name)} is already {owners[str(name)]}.name"))
+        if _text(name) in owners:
+            problems.append(Problem(f"{path}.name", f"{_label(name)} is already {owners[_text(name)]}.name"))
             continue
-        owners[str(name)] = path
+        owners[_text(name)] = path
         rest = {key: value for key, value in item.items() if key != "name"}
         _read_into(declared, problems, path=path, name=name, value=rest, backend=backend)
     if problems:
@@ -171,7 +175,12 @@ def _overlaps(present: Sequence[Declared]) -> List[Problem]:
     )
     found: Dict[Tuple[int, int], List[str]] = {}
     open_ranges: List[Tuple[int, int, int]] = []
+    problems: List[Problem] = []
     for low, high, index in ranges:
+        if len(found) >= _MOST_OVERLAPS:
+            more = f"more services share ports; only the first {_MOST_OVERLAPS} pairs are listed"
+            problems.append(Problem(f"{present[index].path}.source_ports", more))
+            break
         open_ranges = [other for other in open_ranges if other[1] >= low]
         for _other_low, other_high, other in open_ranges:
             if other != index:
@@ -179,13 +188,14 @@ def _overlaps(present: Sequence[Declared]) -> List[Problem]:
                 end = min(high, other_high)
                 found.setdefault(pair, []).append(str(low) if low == end else f"{low}-{end}")
         open_ranges.append((low, high, index))
-    return [
+    told = [
         Problem(
             f"{present[second].path}.source_ports",
             f"{', '.join(shared)} also belongs to {present[first].path}; services of one host can't share source ports",
         )
         for (first, second), shared in sorted(found.items())
     ]
+    return told + problems
 
 
 def _shared_selectors(present: Sequence[Declared]) -> List[Problem]:
@@ -224,14 +234,14 @@ def _read_into(
     if not isinstance(name, str) or not _NAME.match(name):
         reader.wrong(
             "",
-            f"found the service name {_shown(name)}; accepted: 1 to 32 letters, digits, '_', '-' or '.', not starting"
+            f"found the service name {shown(name)}; accepted: 1 to 32 letters, digits, '_', '-' or '.', not starting"
             " with '-' or '.'",
         )
     if not isinstance(value, Mapping):
-        reader.wrong("", f"found {_kind(value)}; accepted: a mapping with at least source_ports")
+        reader.wrong("", f"found {shown(value)}; accepted: a mapping with at least source_ports")
         return
     # Kept in spite of mistakes: what it contradicts shall be told in the same run.
-    declared.append(Declared(path, reader.service(str(name), value, backend)))
+    declared.append(Declared(path, reader.service(_text(name), value, backend)))
 
 
 class _Reader:
@@ -246,8 +256,8 @@ class _Reader:
         self.problems.append(Problem(f"{self.path}{joint}{below}", message))
 
     def service(self, name: str, value: Mapping[Any, Any], backend: str) -> Service:
-        given = {str(key): item for key, item in value.items() if item is not None}
-        self.unknown_keys(given, KEYS, below="")
+        self.unknown_keys(value, KEYS, below="")
+        given = {_text(key): item for key, item in value.items() if item is not None}
         state = self.choice(given, "state", STATES, "present")
         if state == "absent":
             return Service(name=name, state="absent")
@@ -288,23 +298,24 @@ class _Reader:
             allow_admin=self.flag(given, "allow_admin", False),
         )
 
-    def unknown_keys(self, given: Mapping[str, Any], known: Sequence[str], *, below: str) -> None:
+    def unknown_keys(self, given: Mapping[Any, Any], known: Sequence[str], *, below: str) -> None:
         for key in given:
             if key not in known:
                 from difflib import get_close_matches  # only on the way to an error
 
-                near = get_close_matches(key, known, n=1)
+                word = isinstance(key, str) and len(key) <= 60 and key.isascii() and key.isidentifier()
+                near = get_close_matches(key, known, n=1) if word else ()
                 guess = f"did you mean {near[0]}? " if near else ""
-                shown = key if key.isidentifier() and key.isascii() and len(key) <= 60 else _shown(key)
+                label = key if word else shown(key)
                 self.wrong(
-                    f"{below}.{shown}" if below else shown,
+                    f"{below}.{label}" if below else label,
                     f"unknown key; {guess}accepted: {', '.join(known)}",
                 )
 
     def choice(self, given: Mapping[str, Any], key: str, accepted: Sequence[str], default: str) -> str:
         value = given.get(key, default)
         if value not in accepted:
-            self.wrong(key, f"found {_shown(value)}; accepted: {', '.join(accepted)}")
+            self.wrong(key, f"found {shown(value)}; accepted: {', '.join(accepted)}")
             return default
         return str(value)
 
@@ -317,7 +328,7 @@ class _Reader:
             return True
         if isinstance(value, str) and value.lower() in ("false", "no", "off"):
             return False
-        self.wrong(key, f"found {_shown(value)}; accepted: true, false")
+        self.wrong(key, f"found {shown(value)}; accepted: true, false")
         return default
 
     def ports(self, given: Mapping[str, Any]) -> PortSet:
@@ -343,13 +354,13 @@ class _Reader:
 
     def accounts(self, given: Mapping[str, Any], key: str) -> Tuple[str, ...]:
         def one(below: str, item: object) -> Optional[str]:
-            if isinstance(item, bool) or not isinstance(item, (int, str)) or not _ACCOUNT.match(str(item)):
-                self.wrong(below, f"found {_shown(item)}; accepted: the name or numeric id of a {key}, or a list of them")
+            if isinstance(item, bool) or not isinstance(item, (int, str)) or not _ACCOUNT.match(_text(item)):
+                self.wrong(below, f"found {shown(item)}; accepted: the name or numeric id of a {key}, or a list of them")
                 return None
-            text = str(item)
-            if text.isdigit() and text.isascii():
-                if int(text[:12]) > HIGHEST_ID:
-                    self.wrong(below, f"found {_shown(item)}; ids lie between 0 and {HIGHEST_ID}")
+            text = _text(item)
+            if is_id(text):
+                if int(text) > HIGHEST_ID:
+                    self.wrong(below, f"found {shown(item)}; ids lie between 0 and {HIGHEST_ID}")
                     return None
                 return str(int(text))
             return text
@@ -359,7 +370,7 @@ class _Reader:
     def protocols(self, given: Mapping[str, Any]) -> Tuple[str, ...]:
         def one(below: str, item: object) -> Optional[str]:
             if item not in PROTOCOLS:
-                self.wrong(below, f"found {_shown(item)}; accepted: {', '.join(PROTOCOLS)}")
+                self.wrong(below, f"found {shown(item)}; accepted: {', '.join(PROTOCOLS)}")
                 return None
             return str(item)
 
@@ -376,35 +387,36 @@ class _Reader:
         value = given["uid"]
         number = int(value) if isinstance(value, str) and re.match(r"[0-9]{1,10}\Z", value) else value
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= HIGHEST_ID:
-            self.wrong("uid", f"found {_shown(value)}; accepted: the UID of the account, 1 to {HIGHEST_ID}")
+            self.wrong("uid", f"found {shown(value)}; accepted: the UID of the account, 1 to {HIGHEST_ID}")
             return None
-        if len(users) != 1 or users[0].isdigit():
+        if len(users) != 1 or is_id(users[0]):
             self.wrong("uid", "accepted only with one user that is given by name, whose account gets this UID")
         return number
 
     def log(self, given: Mapping[str, Any], backend: str) -> Log:
         value = given.get("log", {})
         if not isinstance(value, Mapping):
-            self.wrong("log", f"found {_kind(value)}; accepted: a mapping with prefix, level or rate")
+            self.wrong("log", f"found {shown(value)}; accepted: a mapping with prefix, level or rate")
             return Log()
-        inner = {str(key): item for key, item in value.items() if item is not None}
-        self.unknown_keys(inner, LOG_KEYS, below="log")
+        self.unknown_keys(value, LOG_KEYS, below="log")
+        inner = {_text(key): item for key, item in value.items() if item is not None}
         level = inner.get("level", "warning")
         if level not in LOG_LEVELS:
-            self.wrong("log.level", f"found {_shown(level)}; accepted: {', '.join(LOG_LEVELS)}")
+            self.wrong("log.level", f"found {shown(level)}; accepted: {', '.join(LOG_LEVELS)}")
+            level = "warning"
         rate = inner.get("rate", "10/second")
         if not isinstance(rate, str) or not _RATE.match(rate):
-            self.wrong("log.rate", f"found {_shown(rate)}; accepted: 10/second, 1/minute, 5/hour, 100/day")
-        prefix = inner.get("prefix")
-        if prefix is not None:
-            self.prefix(prefix, backend)
-        return Log(prefix=None if prefix is None else str(prefix), level=str(level), rate=str(rate))
+            self.wrong("log.rate", f"found {shown(rate)}; accepted: 10/second, 1/minute, 5/hour, 100/day")
+            rate = "10/second"
+        return Log(prefix=self.prefix(inner.get("prefix"), backend), level=str(level), rate=str(rate))
 
-    def prefix(self, prefix: object, backend: str) -> None:
+    def prefix(self, prefix: object, backend: str) -> Optional[str]:
         limit = PREFIX_BYTES[backend]
+        if prefix is None:
+            return None
         if not isinstance(prefix, str):
-            self.wrong("log.prefix", f"found {_kind(prefix)}; accepted: text of at most {limit} bytes")
-            return
+            self.wrong("log.prefix", f"found {shown(prefix)}; accepted: text of at most {limit} bytes")
+            return None
         if len(prefix.encode("utf-8", "surrogatepass")) > limit:
             self.wrong(
                 "log.prefix",
@@ -412,8 +424,10 @@ class _Reader:
             )
         elif not _PREFIX.match(prefix):
             self.wrong(
-                "log.prefix", f"found {_shown(prefix)}; accepted: printable ASCII without quotes, '$', '`' and backslash"
+                "log.prefix",
+                f"found {shown(prefix)}; accepted: 1 to {limit} bytes of printable ASCII without quotes, '$', '`' and backslash",
             )
+        return str(prefix)
 
 
 LOG_KEYS = ("prefix", "level", "rate")
@@ -434,26 +448,16 @@ KEYS = (
 )
 
 
-def _short(key: str) -> str:
-    return key if len(key) <= 60 else key[:57] + "..."
+def is_id(name: str) -> bool:
+    """Whether an account or a group is given by its number."""
+    return name.isascii() and name.isdigit()
+
+
+def _text(value: object) -> str:
+    """A value as text that tells it from others."""
+    return value if isinstance(value, str) else shown(value)
 
 
 def _label(name: object) -> str:
     """A service name as a part of a path: as it is when it is a good one, else quoted."""
-    return name if isinstance(name, str) and _NAME.match(name) else _shown(name)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, (list, tuple, Mapping)):
-        return _kind(value)
-    return _short(ascii(value))
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "a mapping"
-    if isinstance(value, (list, tuple)):
-        return "a list"
-    if value is None:
-        return "nothing"
-    return _short(ascii(value))
+    return name if isinstance(name, str) and _NAME.match(name) else shown(name)

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Iterable, Iterator, List, NamedTuple, Sequence, Tuple
+
+from ansible_collections.portfence.egress.plugins.module_utils._errors import shown
 
 LOWEST = 1
 HIGHEST = 65535
@@ -44,22 +47,20 @@ class PortRange(NamedTuple):
     def parse(cls, value: object) -> PortRange:
         """Read ``50000``, ``"50000"`` or ``"50000-51000"``. Raises PortSyntaxError."""
         if isinstance(value, bool) or not isinstance(value, (int, str)):
-            raise PortSyntaxError([("", f"found {value!r}; accepted: {ACCEPTED}")])
+            raise PortSyntaxError([("", f"found {shown(value)}; accepted: {ACCEPTED}")])
+        if isinstance(value, int) and not LOWEST <= value <= HIGHEST:
+            raise PortSyntaxError([("", f"found {shown(value)}; ports lie between {LOWEST} and {HIGHEST}")])
         text = str(value)
         found = _RANGE.match(text)
         if found is None:
-            raise PortSyntaxError([("", f"found {_shown(text)}; {_hint(text)}")])
+            raise PortSyntaxError([("", f"found {shown(text)}; {_hint(text)}")])
         low = int(found.group(1))
         high = int(found.group(2)) if found.group(2) is not None else low
         if not (LOWEST <= low <= HIGHEST and LOWEST <= high <= HIGHEST):
-            raise PortSyntaxError([("", f"found {_shown(text)}; ports lie between {LOWEST} and {HIGHEST}")])
+            raise PortSyntaxError([("", f"found {shown(text)}; ports lie between {LOWEST} and {HIGHEST}")])
         if low > high:
-            raise PortSyntaxError([("", f"found {_shown(text)}, which is reversed; write {high}-{low}")])
+            raise PortSyntaxError([("", f"found {shown(text)}, which is reversed; write {high}-{low}")])
         return cls(low, high)
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
 def _hint(text: str) -> str:
@@ -108,7 +109,7 @@ class PortSet:
             except PortSyntaxError as error:
                 mistakes.extend((f"[{index}]{where}", text) for where, text in error.mistakes)
         if not parts:
-            mistakes.append(("", f"found {_shown(str(value))}, no port at all; accepted: {ACCEPTED}"))
+            mistakes.append(("", f"found {shown(value)} without any port; accepted: {ACCEPTED}"))
         if mistakes:
             raise PortSyntaxError(mistakes)
         return cls.of(ranges)
@@ -135,25 +136,28 @@ class PortSet:
         return PortSet.of((*self.ranges, *other.ranges))
 
     def __and__(self, other: PortSet) -> PortSet:
-        common = []
-        for left in self.ranges:
-            for right in other.ranges:
-                low, high = max(left.low, right.low), min(left.high, right.high)
-                if low <= high:
-                    common.append(PortRange(low, high))
-        return PortSet.of(common)
+        few, many = sorted((self, other), key=lambda ports: len(ports.ranges))
+        return PortSet.of(
+            PortRange(max(part.low, shared.low), min(part.high, shared.high))
+            for part in few
+            for shared in many._sharing(part)
+        )
 
     def __sub__(self, other: PortSet) -> PortSet:
-        rest = list(self.ranges)
-        for hole in other.ranges:
-            cut: List[PortRange] = []
-            for part in rest:
-                if hole.high < part.low or hole.low > part.high:
-                    cut.append(part)
-                    continue
-                if part.low < hole.low:
-                    cut.append(PortRange(part.low, hole.low - 1))
-                if part.high > hole.high:
-                    cut.append(PortRange(hole.high + 1, part.high))
-            rest = cut
-        return PortSet.of(rest)
+        rest: List[PortRange] = []
+        for low, high in self.ranges:
+            for hole in other._sharing(PortRange(low, high)):
+                if low < hole.low:
+                    rest.append(PortRange(low, hole.low - 1))
+                low = hole.high + 1
+            if low <= high:
+                rest.append(PortRange(low, high))
+        return PortSet(tuple(rest))
+
+    def _sharing(self, part: PortRange) -> Iterator[PortRange]:
+        """The ranges that share a port with a range, in order, found without walking through all of them."""
+        index = max(0, bisect_right(self.ranges, PortRange(part.low, HIGHEST)) - 1)
+        while index < len(self.ranges) and self.ranges[index].low <= part.high:
+            if self.ranges[index].high >= part.low:
+                yield self.ranges[index]
+            index += 1

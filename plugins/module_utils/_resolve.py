@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Callable, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem
-from ansible_collections.portfence.egress.plugins.module_utils._policy import HIGHEST_ID, Declared, Service
+from ansible_collections.portfence.egress.plugins.module_utils._policy import HIGHEST_ID, Declared, Service, is_id
 
 # Stands for an account that does not exist yet, in a prediction only; counted down, and never loaded in the kernel's live tables.
 FIRST_PLANNED_UID = HIGHEST_ID - 1
@@ -57,7 +57,7 @@ def resolve(
             ("group", item.service.groups, lookup.gid),
         ):
             for name in names:
-                number = int(name) if name.isdigit() else find(name)
+                number = int(name) if is_id(name) else find(name)
                 if number is None:
                     number = planned.get(name) if kind == "user" else None
                 if number is None:

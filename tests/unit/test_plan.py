@@ -1,0 +1,137 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Wanted against live: which services stay, and the one transaction that changes the kernel."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional
+
+import pytest
+from ansible_collections.portfence.egress.plugins.module_utils import _plan
+from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
+from ansible_collections.portfence.egress.plugins.module_utils._nftables import MARKER, Fence, Listing
+from ansible_collections.portfence.egress.plugins.module_utils._policy import Declared, parse_list
+
+FENCE = Fence(tables={"inet": "\tchain c {\n\t}\n"}, maps={"inet": {}})
+
+
+def declared(*names: str, source: str = "given", state: str = "present") -> List[Declared]:
+    """Services with these names, with a path that says where they come from."""
+    data = [{"name": name, "source_ports": 50000, "state": state} for name in names]
+    return list(parse_list(data, where=source))
+
+
+def stored(*names: str) -> Dict[str, Declared]:
+    """What a host has."""
+    return {item.service.name: item for item in declared(*names, source="stored")}
+
+
+@pytest.mark.parametrize(
+    ("given", "state", "purge", "expected"),
+    [
+        (["c"], "present", False, {"a": "stored", "b": "stored", "c": "given"}),
+        (["b"], "present", False, {"a": "stored", "b": "given"}),
+        ([], "present", False, {"a": "stored", "b": "stored"}),
+        (["c"], "present", True, {"c": "given"}),
+        ([], "present", True, {}),
+        (["b", "zz"], "absent", False, {"a": "stored"}),
+        (["b"], "absent", True, {}),
+        ([], "absent", True, {}),
+        ([], "absent", False, {"a": "stored", "b": "stored"}),
+    ],
+)
+def test_merge(given: List[str], state: str, purge: bool, expected: Dict[str, str]) -> None:
+    merged = _plan.merge(stored("b", "a"), declared(*given), state=state, purge=purge)
+    assert {name: item.path.split("[")[0] for name, item in merged.items()} == expected
+
+
+def test_a_service_that_is_absent_itself_goes() -> None:
+    given = [*declared("a", state="absent"), *declared("c")]
+    assert list(_plan.merge(stored("a", "b"), given, state="present", purge=False)) == ["b", "c"]
+
+
+def test_the_result_is_sorted_by_name() -> None:
+    assert list(_plan.merge(stored("z", "m"), declared("a", "q"), state="present", purge=False)) == ["a", "m", "q", "z"]
+
+
+def table(*objects: Dict[str, Any], family: str = "inet") -> Listing:
+    """A listing with our marker."""
+    marker = {"chain": {"family": family, "name": MARKER}}
+    complete = [{kind: {"family": family, **content} for kind, content in item.items()} for item in objects]
+    return [marker, *complete]
+
+
+def chain(name: str, priority: Optional[int] = None) -> Dict[str, Any]:
+    """A chain as nft lists it."""
+    return {"chain": {"name": name} if priority is None else {"name": name, "prio": priority}}
+
+
+def commands(text: str) -> List[str]:
+    """The lines before the tables."""
+    return text[: text.index("table inet portfence {")].splitlines()
+
+
+def test_the_first_load() -> None:
+    text = _plan.transaction(live={}, wanted=table(chain("c")), fence=FENCE)
+    assert text == FENCE.body
+
+
+def test_what_stays_is_not_deleted() -> None:
+    """A counter keeps its count; a base chain that were deleted would let packets through in between."""
+    now = table(chain("old"), chain("c"), chain("base", 110), {"counter": {"name": "violations_a"}}, {"map": {"name": "m"}})
+    then = table(chain("c"), chain("base", 110), {"counter": {"name": "violations_a"}}, {"map": {"name": "m"}})
+    assert commands(_plan.transaction(live={"inet": now}, wanted=then, fence=FENCE)) == [
+        "flush table inet portfence",
+        "delete map inet portfence m",
+        "delete chain inet portfence old",
+    ]
+
+
+def test_a_base_chain_that_differs_is_made_anew() -> None:
+    text = _plan.transaction(live={"inet": table(chain("base", 100))}, wanted=table(chain("base", 110)), fence=FENCE)
+    assert "delete chain inet portfence base" in commands(text)
+
+
+def test_what_somebody_added_goes() -> None:
+    """Maps and sets first: they can hold references to the others."""
+    now = table(
+        {"limit": {"name": "l"}},
+        {"ct helper": {"name": "h"}},
+        {"counter": {"name": "extra"}},
+        {"map": {"name": "m"}},
+        {"set": {"name": "s"}},
+        {"rule": {"chain": "c", "expr": []}},
+    )
+    assert commands(_plan.transaction(live={"inet": now}, wanted=table(), fence=FENCE))[1:] == [
+        "delete map inet portfence m",
+        "delete set inet portfence s",
+        "delete ct helper inet portfence h",
+        "delete limit inet portfence l",
+        "delete counter inet portfence extra",
+    ]
+
+
+def test_equal_means_the_same_tables_with_the_same_content() -> None:
+    wanted = table(chain("c"))
+    assert _plan.equal(live={"inet": table(chain("c"))}, wanted=wanted, fence=FENCE)
+    assert not _plan.equal(live={}, wanted=wanted, fence=FENCE)
+    assert not _plan.equal(live={"inet": table(chain("c"), chain("d"))}, wanted=wanted, fence=FENCE)
+    assert not _plan.equal(live={"inet": table(chain("c")), "ip": table(family="ip")}, wanted=wanted, fence=FENCE)
+
+
+def test_removal_names_every_table_of_ours() -> None:
+    assert _plan.removal({"inet": table(), "ip6": table(family="ip6")}) == (
+        "delete table inet portfence\ndelete table ip6 portfence\n"
+    )
+    assert _plan.removal({}) == ""
+
+
+def test_a_foreign_table_of_our_name_is_left_alone() -> None:
+    _plan.check_owner({"inet": table()})
+    with pytest.raises(PortFenceError) as error:
+        _plan.check_owner({"inet": table(), "ip": [chain("output")]})
+    assert str(error.value) == (
+        "table ip portfence exists and was not written by this collection; look at it with 'nft list table ip portfence',"
+        " then rename it, or delete it with 'nft delete table ip portfence'"
+    )
