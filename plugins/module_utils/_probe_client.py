@@ -1,0 +1,363 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Makes the attempts of a probe, many at a time, each with a socket that the account itself opens.
+
+Connection tracking remembers a datagram's addresses and ports for half a minute, and lets no two connections have the
+same ones. Attempts must not meet each other's traces there, so each differs from all others in the port that it
+has on this host or on the peer.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import random
+import resource
+import selectors
+import socket
+import struct
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Deque, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
+from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
+from ansible_collections.portfence.egress.plugins.module_utils._probe import Attempt, Outcome
+from ansible_collections.portfence.egress.plugins.module_utils._probe_accounts import acting_as
+from ansible_collections.portfence.egress.plugins.module_utils._probe_peer import Peer
+from ansible_collections.portfence.egress.plugins.module_utils._probe_responder import FAMILIES
+
+_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+# Longer than any answer: a responder never sends more than it got.
+_DATAGRAM = b"portfence probe\n"
+_LONGEST_ANSWER = 256
+# More attempts at the same time would not end sooner on two cores.
+_MOST_SLOTS = 200
+# Files that are open for other reasons.
+_OTHER_FILES = 100
+# Sockets to open in search of one whose port on this host was not used towards the same port of the peer.
+_MOST_TRIES = 50
+_NO_LINGER = struct.pack("ii", 1, 0)  # struct linger: a close() ends the connection at once
+_RETRANSMITS = 2  # struct tcp_info, <linux/tcp.h>: the third byte is tcpi_retransmits
+_UNUSABLE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+_Path = Tuple[str, str]
+
+
+def slots_for(attempts: Sequence[Attempt], *, files: int) -> int:
+    """How many ports of the peer are worth having: so many attempts can be made at a time over each path. Pure.
+
+    :param files: how many files a process may have open.
+    """
+    paths: Dict[_Path, int] = {}
+    for attempt in attempts:
+        if attempt.skipped is None:
+            paths[attempt.path] = paths.get(attempt.path, 0) + 1
+    room = (files - _OTHER_FILES) // 4  # a socket for each of two protocols and two families
+    return max(1, min(max(paths.values(), default=1), room, _MOST_SLOTS))
+
+
+def open_files_limit() -> int:
+    """How many files this process may have open."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where the attempts go.
+
+    :ivar addresses: the peer's address by family.
+    :ivar sources: this host's address towards it, by family.
+    :ivar ports: each attempt under way has one of these to itself, which tells it from the others.
+    :ivar peer: the temporary peer that reports what arrives; None for a target, where only answers count.
+    """
+
+    addresses: Mapping[str, str]
+    sources: Mapping[str, str]
+    ports: Sequence[int]
+    peer: Optional[Peer] = None
+
+
+class _Flight:
+    """An attempt under way."""
+
+    def __init__(self, *, index: int, attempt: Attempt, port: int) -> None:
+        self.index = index
+        self.attempt = attempt
+        self.port = port
+        self.sock = _open(attempt)
+        self.local: Optional[int] = None
+        self.seen: Optional[int] = None
+        self.answer: Optional[int] = None
+        self.received = b""
+        self.sent = 0
+        self.over = False
+
+    @property
+    def key(self) -> Tuple[str, str, int]:
+        """What tells it from all others that are under way."""
+        return (*self.attempt.path, self.port)
+
+
+class _NotBound(Exception):
+    """An attempt could not get a port to bind to. :ivar skipped: whether that is nobody's fault."""
+
+    def __init__(self, why: str, *, skipped: bool) -> None:
+        self.why = why
+        self.skipped = skipped
+        super().__init__(why)
+
+
+class Client:
+    """Makes attempts. Use once."""
+
+    def __init__(self, *, destination: Destination, timeout: float) -> None:
+        """
+        :param timeout: seconds to wait for each attempt.
+        """
+        self._to = destination
+        self._timeout = timeout
+        # A cable loses nothing, a network may.
+        self._sends = 1 if destination.peer is not None else 3
+        self._selector = selectors.DefaultSelector()
+        self._outcomes: Dict[int, Outcome] = {}
+        self._flights: Dict[Tuple[str, str, int], _Flight] = {}
+        self._alarms: List[Tuple[float, int, _Flight]] = []
+        self._free: Dict[_Path, Deque[int]] = {}
+        self._taken: Dict[Tuple[str, _Path], Set[int]] = {}
+        self._datagrams: Set[Tuple[str, Optional[int], int]] = set()
+
+    def run(self, attempts: Sequence[Attempt]) -> List[Outcome]:
+        """Make all attempts; their outcomes in the same order. Raises HostError."""
+        waiting: Dict[_Path, Deque[int]] = {}
+        for index, attempt in enumerate(attempts):
+            if attempt.skipped is None:
+                waiting.setdefault(attempt.path, deque()).append(index)
+        self._free = {path: deque(self._to.ports) for path in waiting}
+        peer = self._to.peer
+        if peer is not None:
+            self._selector.register(peer.reports, selectors.EVENT_READ)
+        try:
+            while any(waiting.values()) or self._flights:
+                for indexes in waiting.values():
+                    while indexes and self._start(indexes[0], attempts[indexes[0]]):
+                        indexes.popleft()
+                self._wait()
+        finally:
+            for flight in self._flights.values():
+                flight.sock.close()
+            self._selector.close()
+        if peer is not None:
+            peer.check_complete()
+        return [self._outcomes.get(index, Outcome()) for index in range(len(attempts))]
+
+    def _start(self, index: int, attempt: Attempt) -> bool:
+        """Begin an attempt; False when it has to wait until a port of the peer is free."""
+        port = self._take_port(attempt)
+        if port is None:
+            return False
+        with acting_as(attempt.account):
+            flight = _Flight(index=index, attempt=attempt, port=port)
+            self._flights[flight.key] = flight
+            try:
+                error = self._connect(flight)
+            except _NotBound as problem:
+                self._end(flight, **{"skipped" if problem.skipped else "text": problem.why})
+                return True
+        if error not in (0, errno.EINPROGRESS):
+            self._end(flight, error=error)
+            return True
+        self._selector.register(flight.sock, selectors.EVENT_READ, flight)
+        self._set_alarms(flight)
+        return True
+
+    def _take_port(self, attempt: Attempt) -> Optional[int]:
+        """A port of the peer that no attempt of the same service had, as long as there are such."""
+        free = self._free[attempt.path]
+        taken = self._taken.setdefault((attempt.service, attempt.path), set())
+        if len(taken) == len(self._to.ports):
+            taken.clear()
+        for number, port in enumerate(free):
+            if port not in taken:
+                del free[number]
+                taken.add(port)
+                return port
+        return None
+
+    def _connect(self, flight: _Flight) -> int:
+        """Bind if the attempt says so, and send what opens the connection; an errno. Raises _NotBound."""
+        to = (self._to.addresses[flight.attempt.family], flight.port)
+        if flight.attempt.protocol == "tcp":
+            self._bind(flight)
+            error = flight.sock.connect_ex(to)
+            flight.local = flight.sock.getsockname()[1] or None
+            flight.sent = 1
+            return error
+        # connect() sends nothing here, so a port that was used already can be given back.
+        for number in range(_MOST_TRIES):
+            if number:
+                flight.sock.close()
+                flight.sock = _open(flight.attempt)
+            self._bind(flight)
+            error = flight.sock.connect_ex(to)
+            flight.local = flight.sock.getsockname()[1] or None
+            trace = (flight.attempt.family, flight.local, flight.port)
+            if trace not in self._datagrams:
+                break
+        self._datagrams.add(trace)
+        return error or self._send(flight)
+
+    def _bind(self, flight: _Flight) -> None:
+        """Bind to any of the attempt's ports that is free. Raises _NotBound."""
+        attempt = flight.attempt
+        if attempt.ports is None:
+            return
+        # Attempts may share a port with each other, since each has a port of the peer to itself. On an address that
+        # programs of this host use, datagrams for one of them could go astray.
+        if attempt.protocol == "tcp" or self._to.peer is not None:
+            flight.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for port in shuffled(attempt.ports):
+            try:
+                flight.sock.bind((self._to.sources[attempt.family], port))
+                return
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise _NotBound(f"bind: {error.strerror}", skipped=False) from error
+        raise _NotBound(f"every port of {attempt.ports} is in use", skipped=True)
+
+    def _send(self, flight: _Flight) -> int:
+        """Send a datagram; 0 or an errno."""
+        flight.sent += 1
+        try:
+            flight.sock.send(_DATAGRAM)
+        except OSError as error:
+            return error.errno or 0
+        return 0
+
+    def _set_alarms(self, flight: _Flight) -> None:
+        now = time.monotonic()
+        tries = self._sends if flight.attempt.protocol == "udp" else 1
+        for number in range(1, tries + 1):
+            # The index keeps the heap from comparing flights.
+            heapq.heappush(self._alarms, (now + self._timeout * number / tries, flight.index, flight))
+
+    def _wait(self) -> None:
+        """Let something happen, and see what it was."""
+        while self._alarms and self._alarms[0][2].over:
+            heapq.heappop(self._alarms)
+        if not self._alarms:
+            return
+        for key, _events in self._selector.select(max(0.0, self._alarms[0][0] - time.monotonic())):
+            if key.data is None:
+                self._note_arrivals()
+            elif not key.data.over:
+                self._read(key.data)
+        now = time.monotonic()
+        while self._alarms and self._alarms[0][0] <= now:
+            flight = heapq.heappop(self._alarms)[2]
+            if not flight.over:
+                self._ring(flight)
+
+    def _ring(self, flight: _Flight) -> None:
+        """An alarm of this attempt has gone off: try again, or give up."""
+        if flight.attempt.protocol == "udp" and flight.sent < self._sends:
+            error = self._send(flight)
+            if error:
+                self._end(flight, error=error)
+        else:
+            self._end(flight, error=errno.ETIMEDOUT if flight.answer is None else None)
+
+    def _note_arrivals(self) -> None:
+        if self._to.peer is None:
+            return
+        for arrival in self._to.peer.arrivals():
+            flight = self._flights.get((arrival.protocol, arrival.family, arrival.port))
+            if flight is not None and flight.seen is None:
+                flight.seen = arrival.source_port
+                if flight.answer is not None:
+                    self._end(flight)
+
+    def _read(self, flight: _Flight) -> None:
+        """Take what came back: an answer, a part of it, the end of the connection or an error."""
+        try:
+            data = flight.sock.recv(_LONGEST_ANSWER)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(flight, error=error.errno)
+            return
+        flight.received += data
+        whole = b"\n" in flight.received or len(flight.received) >= _LONGEST_ANSWER
+        if data and flight.attempt.protocol == "tcp" and not whole:
+            return
+        flight.answer = read_answer(flight.received)
+        if flight.answer is None:
+            self._end(flight, text=f"the answer was {flight.received[:60]!r} instead of a port")
+        elif self._to.peer is None or flight.seen is not None:
+            self._end(flight)
+        else:
+            # The peer's report is on its way. The answer is known, so nothing more is to be read.
+            self._selector.unregister(flight.sock)
+
+    def _end(
+        self,
+        flight: _Flight,
+        *,
+        error: Optional[int] = None,
+        text: Optional[str] = None,
+        skipped: Optional[str] = None,
+    ) -> None:
+        if error in _UNUSABLE:
+            raise HostError(f"can't go on with the probe: {errno.errorcode[error]}")
+        if flight.attempt.protocol == "tcp" and flight.sent:
+            info = flight.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
+            flight.sent = 1 + info[_RETRANSMITS]
+        if flight.sock in self._selector.get_map():
+            self._selector.unregister(flight.sock)
+        flight.sock.close()
+        flight.over = True
+        del self._flights[flight.key]
+        # Taken again last: its traces have the most time to fade.
+        self._free[flight.attempt.path].append(flight.port)
+        self._outcomes[flight.index] = Outcome(
+            local=flight.local,
+            seen=flight.answer if flight.seen is None else flight.seen,
+            answered=flight.answer is not None,
+            error=error,
+            text=text,
+            packets=flight.sent,
+            skipped=skipped,
+        )
+
+
+def _open(attempt: Attempt) -> socket.socket:
+    try:
+        sock = socket.socket(FAMILIES[attempt.family], _KINDS[attempt.protocol])
+    except OSError as error:
+        raise HostError(f"can't open a socket for the probe: {error.strerror}") from error
+    sock.setblocking(False)
+    if attempt.protocol == "tcp":
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    return sock
+
+
+def read_answer(data: bytes) -> Optional[int]:
+    """The port in a responder's answer, or None. Pure."""
+    text = data.strip()
+    return int(text) if text.isdigit() and len(text) <= 5 else None
+
+
+def shuffled(ports: PortSet) -> Iterator[int]:
+    """Every port once, from a random one on."""
+    count = ports.size
+    start = random.randrange(count) if count else 0
+    for number in range(count):
+        offset = (start + number) % count
+        for part in ports:
+            if offset < part.size:
+                yield part.low + offset
+                break
+            offset -= part.size

@@ -1,0 +1,248 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A probe from end to end: policy and accounts → plan → connections → verdict."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import random
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.portfence.egress.plugins.module_utils import _probe, _probe_report
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._netns import FAMILIES, ipv6_in_use
+from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
+from ansible_collections.portfence.egress.plugins.module_utils._policy import Declared, conflicts
+from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet, PortSyntaxError
+from ansible_collections.portfence.egress.plugins.module_utils._probe_accounts import (
+    accounts_of,
+    bystander,
+    find_gid,
+    find_uid,
+)
+from ansible_collections.portfence.egress.plugins.module_utils._probe_client import (
+    Client,
+    Destination,
+    open_files_limit,
+    slots_for,
+)
+from ansible_collections.portfence.egress.plugins.module_utils._probe_peer import Peer
+from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup, Resolved, resolve
+from ansible_collections.portfence.egress.plugins.module_utils._ruleset import build
+from ansible_collections.portfence.egress.plugins.module_utils._store import PROBE_COUNTS_FILE, RUN, Store
+
+_SHORTEST, _LONGEST = 0.1, 60.0
+_FIRST_FREE_PORT = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A responder somewhere else: its addresses by family, and its ports."""
+
+    addresses: Mapping[str, str]
+    ports: Tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a probe found. ``message`` is None when everything is as the policy says."""
+
+    result: Dict[str, Any]
+    warnings: List[str]
+    message: Optional[str]
+
+
+def parse_target(given: Optional[Mapping[str, Any]]) -> Optional[Target]:
+    """Read the parameter ``target``. Raises InputError with every mistake."""
+    if given is None:
+        return None
+    problems: List[Problem] = []
+    addresses: Dict[str, str] = {}
+    for family in FAMILIES:
+        key = f"address{family[-1]}"
+        text = given.get(key)
+        if text is None:
+            continue
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            address = None
+        if address is None or address.version != int(family[-1]) or "%" in text:
+            problems.append(Problem(f"target.{key}", f"found {text!r}; accepted: an {_title(family)} address"))
+        elif address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local:
+            problems.append(
+                Problem(f"target.{key}", f"found {text}; accepted: an address of another machine, not a special one")
+            )
+        else:
+            addresses[family] = str(address)
+    ports: List[int] = []
+    try:
+        ports = [port for part in PortSet.parse(given["ports"]) for port in range(part.low, part.high + 1)]
+    except PortSyntaxError as error:
+        problems.extend(Problem(f"target.ports{where}", text) for where, text in error.mistakes)
+    if problems:
+        raise InputError(what="the target of the probe", problems=problems)
+    return Target(addresses, tuple(ports))
+
+
+def check_timeout(timeout: float) -> None:
+    """Raises InputError."""
+    if not _SHORTEST <= timeout <= _LONGEST:
+        problem = Problem("timeout", f"found {timeout:g}; accepted: {_SHORTEST:g} to {_LONGEST:g} seconds")
+        raise InputError(what="the probe", problems=[problem])
+
+
+def run_probe(
+    *, host: Host, declared: Sequence[Declared], target: Optional[Target], timeout: float
+) -> Report:
+    """Probe these services of the host. Raises PortFenceError when the probe itself can't be made.
+
+    :param declared: the services to probe; others that the host has are looked at too, to keep out of their way.
+    :param timeout: seconds to wait for each connection.
+    """
+    names = tuple(item.service.name for item in declared if item.service.state == "present")
+    resolved = resolve_host(Store(host).read(), declared)
+    ruleset = build(resolved)
+    other = bystander(resolved)
+    attempts = _probe.plan(
+        ruleset,
+        names=names,
+        given=_probe.Circumstances(
+            accounts=accounts_of(resolved, other),
+            host_range={item.service.name for item in resolved if item.service.assignment == "host"},
+            other=other,
+            unreachable=_unreachable(host, target),
+            first_free_port=int((host.read(_FIRST_FREE_PORT) or "1024").strip()),
+        ),
+    )
+    # The fence must not change meanwhile, and two probes would take each other's addresses.
+    with host.lock():
+        before = _counters(host)
+        outcomes = _connect(host, attempts, target, timeout)
+        after = _counters(host)
+        law = _probe.Law(ruleset)
+        lines = [_probe.judge(*pair, law=law) for pair in zip(attempts, outcomes)]
+        counted = _probe_report.caused(lines, before=before, after=after)
+        _remember(host, counted, before)
+    broken = _probe_report.broken_paths(lines, peer="the temporary peer" if target is None else "the target")
+    lines = [_probe_report.unproved(line, broken) for line in lines]
+    return Report(
+        result={
+            "checks": [line.to_dict() for line in lines],
+            "summary": _probe_report.summary(lines),
+            "not_probed": _probe.not_probed(ruleset, names),
+            "counted": counted,
+        },
+        warnings=_warnings(lines, before, after),
+        message=_probe_report.failure(lines, broken),
+    )
+
+
+def resolve_host(stored: Mapping[str, Declared], declared: Sequence[Declared]) -> Tuple[Resolved, ...]:
+    """All services of the host with their ids, the declared ones instead of stored ones. Raises InputError."""
+    merged = {**stored, **{item.service.name: item for item in declared}}
+    present = [item for item in merged.values() if item.service.state == "present"]
+    resolved, problems = resolve(present, lookup=Lookup(uid=find_uid, gid=find_gid), admin_uids={})
+    problems = [*conflicts(present), *problems]
+    if problems:
+        raise InputError(what="the policy of this host", problems=problems)
+    return resolved
+
+
+def _unreachable(host: Host, target: Optional[Target]) -> Dict[str, str]:
+    reasons = {}
+    if target is not None:
+        reasons = {
+            family: f"the target has no {_title(family)} address" for family in FAMILIES if family not in target.addresses
+        }
+    if not ipv6_in_use(host):
+        reasons["ipv6"] = "IPv6 is disabled on this host: no interface has an IPv6 address"
+    return reasons
+
+
+def _connect(
+    host: Host, attempts: Sequence[_probe.Attempt], target: Optional[Target], timeout: float
+) -> List[_probe.Outcome]:
+    families = sorted({attempt.family for attempt in attempts if attempt.skipped is None})
+    if not families:
+        return [_probe.Outcome() for _attempt in attempts]
+    with ExitStack() as stack:
+        slots = slots_for(attempts, files=open_files_limit())
+        if target is None:
+            peer = stack.enter_context(Peer(host=host, families=families, slots=slots))
+            destination = Destination(peer.addresses, peer.sources, peer.ports, peer)
+        else:
+            sources = {family: _source(target.addresses[family], family) for family in families}
+            destination = Destination(target.addresses, sources, random.sample(target.ports, min(slots, len(target.ports))))
+        return Client(destination=destination, timeout=timeout).run(attempts)
+
+
+def _source(address: str, family: str) -> str:
+    """This host's address towards the target. Raises HostError."""
+    with socket.socket(socket.AF_INET6 if family == "ipv6" else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect((address, 9))
+        except OSError as error:
+            raise HostError(f"this host can't reach the target {address}: {error.strerror}") from error
+        source = str(sock.getsockname()[0])
+    if source == address:
+        raise HostError(
+            f"the target {address} is an address of this host; such traffic takes the loopback interface, which is not"
+            " fenced; give the address of another machine, or no target"
+        )
+    return source
+
+
+def _counters(host: Host) -> Dict[str, int]:
+    """Packets by name of the fence's counters; none where there is no fence of ours."""
+    if host.find("nft") is None:
+        return {}
+    return {name: packets for name, (packets, _bytes) in Nft(host).counters().items()}
+
+
+def _remember(host: Host, counted: Mapping[str, Mapping[str, int]], before: Mapping[str, int]) -> None:
+    """Add to what probes have caused since boot, so that reports can tell it from what services did."""
+    grown = {name: events for name, events in counted.items() if any(events.values())}
+    if grown:
+        host.make_directory(RUN)
+        total = add_counts(host.read(PROBE_COUNTS_FILE), grown, before=before)
+        host.write(PROBE_COUNTS_FILE, json.dumps(total, indent=2, sort_keys=True) + "\n")
+
+
+def add_counts(
+    text: Optional[str], counted: Mapping[str, Mapping[str, int]], *, before: Mapping[str, int]
+) -> Dict[str, Dict[str, int]]:
+    """The counts in the text of :data:`PROBE_COUNTS_FILE` with these added. Starts afresh where it can't be read. Pure.
+
+    :param before: packets by counter name as they were before these. A counter that had less than the file says
+        was made anew since, and so is what the file says about it.
+    """
+    try:
+        total = {
+            str(name): {str(event): int(number) for event, number in events.items()}
+            for name, events in json.loads(text or "{}").items()
+        }
+    except (ValueError, TypeError, AttributeError):
+        total = {}
+    for name, events in counted.items():
+        kept = total.setdefault(name, {})
+        for event, number in events.items():
+            kept[event] = min(kept.get(event, 0), before.get(f"{event}_{name}", 0)) + number
+    return total
+
+
+def _warnings(lines: Sequence[_probe.Line], before: Mapping[str, int], after: Mapping[str, int]) -> List[str]:
+    return [
+        f"the probe's packets were blocked, but the counter {name} of the fence did not move: something else blocks them"
+        for name in _probe_report.uncounted(lines, before=before, after=after)
+    ]
+
+
+def _title(family: str) -> str:
+    return family.replace("ip", "IP")
