@@ -1,0 +1,43 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check integration molecule test build clean
+
+CHECKS := tree lint sanity unit golden docs galaxy
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: ## install missing Debian packages, make the virtual environment and the test images
+	@scripts/setup test
+	@scripts/images
+
+demo: ## fence a throwaway lab host on this machine and show the result
+	@scripts/setup demo
+	@PORTFENCE_VENV=demo scripts/run python scripts/demo
+
+check: ## lint, ansible-test sanity, unit and golden tests, documentation, galaxy-importer
+	@scripts/setup test
+	@scripts/stages $(CHECKS)
+
+integration: ## tests on the real kernel, in network namespaces (root)
+	@scripts/setup test
+	@scripts/stages integration
+
+molecule: ## roles and playbooks on Debian 11, 12 and 13 containers with systemd (root)
+	@scripts/setup test
+	@scripts/stages molecule
+
+test: ## everything
+	@scripts/setup test
+	@scripts/stages $(CHECKS) integration molecule
+
+build: ## build the collection archive in build/
+	@scripts/setup test
+	@scripts/build
+
+clean: ## remove what was built here (environments and images stay in ~/.cache/portfence)
+	@rm -rf build .ansible .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
