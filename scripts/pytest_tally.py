@@ -14,8 +14,11 @@ import pytest
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Append this run's numbers; only the process that reports to the terminal calls this."""
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Append this run's numbers."""
+    # The workers of pytest-xdist come here too; the process that started them has their results.
+    if hasattr(config, "workerinput"):
+        return
     stats = terminalreporter.stats
     passed = len(stats.get("passed", []))
     failed = len(stats.get("failed", [])) + len(stats.get("error", []))

@@ -28,7 +28,8 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
-from lab_keeper import LAB_ADDRESSES, PATH, PEER_ADDRESSES, PORT, PROTOCOLS
+from lab_agent import PROTOCOLS
+from lab_keeper import LAB_ADDRESSES, PATH, PEER_ADDRESSES, PORT
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COLLECTIONS = "/var/lib/collections"  # in the lab; holds ansible_collections/portfence/egress

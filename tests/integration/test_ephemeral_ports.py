@@ -236,19 +236,27 @@ def test_all_mistakes_at_once(lab: Lab) -> None:
     assert "EADDRNOTAVAIL" in refusal(lab, reserved_ports=["32768-60999"])
 
 
-@pytest.mark.parametrize("folder", ["/etc", "/proc/sys/net", "/run"])
-@pytest.mark.parametrize("task", [{"reserved_ports": ["60000"], "local_port_range": "30000-39999"}, {"state": "absent"}])
-def test_read_only(lab: Lab, folder: str, task: Dict[str, Any]) -> None:
+@pytest.mark.parametrize("folder", ["/etc", "/proc/sys/net", "/run/portfence"])
+@pytest.mark.parametrize(
+    "task, reserved",
+    [
+        ({"reserved_ports": ["60000"], "local_port_range": "30000-39999"}, "80,60000"),
+        ({"reserved_ports": ["60000"], "persist": False}, "80,60000"),
+        ({"state": "absent"}, "80"),
+    ],
+)
+def test_read_only(lab: Lab, folder: str, task: Dict[str, Any], reserved: str) -> None:
     put(lab, "80")
     ports(lab, reserved_ports=["80-90"], local_port_range="40000-49999")
     lab.run(["mount", "--bind", folder, folder])
     lab.run(["mount", "-o", "remount,bind,ro", folder])
-    assert "Read-only file system" in refusal(lab, **task)
-    if folder != "/run":
-        assert not ports(lab, reserved_ports=["80-90"], local_port_range="40000-49999")["changed"]
+    message = refusal(lab, **task)
+    assert "Read-only file system" in message
+    assert "could not be put back" not in message
+    assert not ports(lab, reserved_ports=["80-90"], local_port_range="40000-49999")["changed"]
     lab.run(["umount", folder])
     ports(lab, **task)
-    assert live(lab) == ("80" if "state" in task else "80,60000")
+    assert live(lab) == reserved
 
 
 def test_nothing_to_do_where_nothing_can_be_done(lab: Lab) -> None:

@@ -58,6 +58,14 @@ def test_file_that_is_read_later(lab: Lab) -> None:
     assert not ports(lab, reserved_ports=["50000-50999"], local_port_range="40000-49999")["changed"]
 
 
+def test_file_of_sysctl_alone(lab: Lab) -> None:
+    lab.run(["rm", "-f", "/etc/sysctl.d/99-sysctl.conf"])
+    write(lab, "/etc/sysctl.conf", f"{RESERVED_KEY} = 80\n")
+    result = ports(lab, reserved_ports=["50000"])
+    assert result["reserved_ports"] == ["80", "50000"]
+    assert not result["warnings"]
+
+
 def test_boot_steps_lose_nothing(lab: Lab) -> None:
     boot_steps(lab)
     assert (live(lab), live(lab, RANGE_KEY)) == ("", "32768 60999")

@@ -24,7 +24,7 @@ from field_rules import (
     iptables,
     passes,
 )
-from lab import PROTOCOLS, Lab
+from lab import PATIENCE, PROTOCOLS, Lab
 
 # A system Python: the accounts can't enter the folder of a virtual environment that belongs to root.
 PYTHON = "/usr/bin/python3"
@@ -36,7 +36,8 @@ WITH_CAP_NET_RAW = ["setpriv", "--inh-caps=+net_raw", "--ambient-caps=+net_raw",
 def test_other_ports_are_stopped_in_both_families(lab: Lab, protocol: str, family: int, on_violation: str) -> None:
     fence(lab, assignment="app", on_violation=on_violation)
     assert blocked(lab, protocol, family=family, uid=MYAPP, source_port=OUTSIDE)
-    assert counters(lab) == {"violations": 1, "intrusions": 0}
+    found = counters(lab)  # more than one if a busy machine lets TCP repeat the segment
+    assert found["violations"] > 0 and found["intrusions"] == 0
     assert passes(lab, protocol, family=family, uid=MYAPP, source_port=INSIDE) == INSIDE
 
 
@@ -114,7 +115,7 @@ def test_the_owner_is_who_opened_the_socket(lab: Lab) -> None:
     """A limit to know: a program that opens sockets as root and gives up its rights afterwards is root to the fence."""
     fence(lab, assignment="app")
     assert _open_in_a_program(lab, opened="as the account", timeout=0.4) is None
-    assert _open_in_a_program(lab, opened="as root", timeout=10.0) == str(OUTSIDE)
+    assert _open_in_a_program(lab, opened="as root", timeout=PATIENCE) == str(OUTSIDE)
 
 
 def test_a_socket_that_is_passed_on_keeps_its_owner(lab: Lab) -> None:
@@ -176,26 +177,27 @@ def test_udplite_is_given_a_port(lab: Lab, family: int) -> None:
 
 PING = """
 import socket, sys
-family, destination = sys.argv[1:]
+family, destination, timeout = sys.argv[1:]
 if family == "4":
     sock, request = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP), 8
 else:
     sock, request = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6), 128
-sock.settimeout(10.0)
+sock.settimeout(float(timeout))
 sock.sendto(bytes([request]) + bytes(15), (destination, 0))
 print(len(sock.recv(100)))
 """
 
 
-def _ping(lab: Lab, family: int) -> bool:
+def _ping(lab: Lab, *, family: int, timeout: float) -> bool:
     lab.run(["sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647"])
-    return lab.run([PYTHON, "-I", "-c", PING, str(family), lab.peer.addresses[family]], uid=MYAPP, check=False).rc == 0
+    arguments = [str(family), lab.peer.addresses[family], str(timeout)]
+    return lab.run([PYTHON, "-I", "-c", PING, *arguments], uid=MYAPP, check=False).rc == 0
 
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_icmp_passes(lab: Lab, family: int) -> None:
     fence(lab, assignment="app", protocols=["tcp", "udp", *OTHER_PROTOCOLS])
-    assert _ping(lab, family)
+    assert _ping(lab, family=family, timeout=PATIENCE)
     assert counters(lab)["violations"] == 0
 
 
@@ -211,7 +213,7 @@ def test_icmp_is_cut_by_a_rule_for_every_protocol(lab: Lab, family: int) -> None
         }}
         """
     )
-    assert not _ping(lab, family)
+    assert not _ping(lab, family=family, timeout=0.4)
 
 
 MPTCP = """
@@ -226,7 +228,7 @@ print(int(sock.recv(100)))
 
 def test_the_first_connection_of_mptcp_is_fenced(lab: Lab) -> None:
     fence(lab, assignment="app")
-    for port, timeout, seen in ((INSIDE, 10.0, str(INSIDE)), (OUTSIDE, 0.4, "")):
+    for port, timeout, seen in ((INSIDE, PATIENCE, str(INSIDE)), (OUTSIDE, 0.4, "")):
         result = lab.run([PYTHON, "-I", "-c", MPTCP, str(timeout), str(port)], uid=MYAPP, check=False)
         assert result.out.strip() == seen, result.err
 
