@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Collection, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _plan
+from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
@@ -220,8 +221,8 @@ def compile_for(services: Tuple[Resolved, ...], live: Mapping[str, Listing]) -> 
 
 def automatic_ports(host: Host) -> PortSet:
     """The ports that the kernel chooses from when a program does not bind: ip_local_port_range without the reserved ones."""
-    chosen = kernel_range(host.read("/proc/sys/net/ipv4/ip_local_port_range") or "32768 60999")
-    return PortSet((chosen,)) - kernel_ports(host.read("/proc/sys/net/ipv4/ip_local_reserved_ports") or "")
+    chosen = kernel_range(host.sysctl(RANGE_KEY))
+    return PortSet((chosen,)) - kernel_ports(host.sysctl(RESERVED_KEY))
 
 
 def unreserved(services: Tuple[Resolved, ...], automatic: PortSet) -> List[str]:

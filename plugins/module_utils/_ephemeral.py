@@ -13,10 +13,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import FILE, RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_record import (
-    FILE,
-    RANGE_KEY,
-    RESERVED_KEY,
     Claim,
     Record,
     file_text,
@@ -32,21 +30,6 @@ from ansible_collections.portfence.egress.plugins.module_utils._sysctl import Se
 
 FEW = 1000  # ports left for everybody; fewer are worth a warning
 SHORT_WRITE = 4090  # bytes of a list that sysctl(8) and systemd 247 hand to the kernel (252 hands over all)
-
-_SYSCTLD = "/etc/sysctl.d/*.conf /run/sysctl.d/*.conf /usr/local/lib/sysctl.d/*.conf /usr/lib/sysctl.d/*.conf /lib/sysctl.d/*.conf"
-_ADD = f'dd of=/proc/sys/{RESERVED_KEY.replace(".", "/")} bs=256k iflag=fullblock seek=1 oflag=seek_bytes conv=notrunc status=none'
-# For a unit that runs after systemd-sysctl.service, as they stand there (no character that systemd would expand).
-# They put back what a sysctl file read after ours replaced, a list longer than SHORT_WRITE, and what ours replaced
-# because it was declared after our last run: the kernel adds a list that is written anywhere but at the start of
-# ip_local_reserved_ports to the ports that are reserved (proc_do_large_bitmap()), so nothing gets lost.
-BOOT_STEPS = (
-    f"/bin/sh -c 'sed -n \"s/^{RANGE_KEY} = //p\" {FILE} 2>/dev/null"
-    f" | dd of=/proc/sys/{RANGE_KEY.replace('.', '/')} bs=4k conv=notrunc status=none'",
-    f"/bin/sh -c 'sed -n \"s/^{RESERVED_KEY} = //p\" {FILE} 2>/dev/null | {_ADD}'",
-    "/bin/sh -c 'sed -nE"
-    ' "/=.*[^0-9,[:blank:]-]/d; s,^[[:blank:]]*-?net[./]ipv4[./]ip_local_reserved_ports[[:blank:]]*=[[:blank:]]*,,p"'
-    f" {_SYSCTLD} 2>/dev/null | tr -s \"[:blank:]\" , | {_ADD}'",
-)
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -120,8 +103,7 @@ def parse_request(params: Mapping[str, Any]) -> Tuple[Request, List[Problem]]:
     name = params["name"]
     problems.extend(_bad_name("name", name))
     if params["state"] == "absent":
-        gone = {} if params["purge"] else {name: Claim()}
-        return Request(claims=gone, paths={name: ""}, complete=params["purge"]), problems
+        return Request(claims={name: Claim()}, paths={name: ""}, complete=params["purge"]), problems
     if params["reserved_ports"] is None and params["local_port_range"] is None:
         problems.append(Problem("reserved_ports", "missing; give reserved_ports, local_port_range or both, or set state: absent"))
     persist = lasting if params["persist"] is None else params["persist"]

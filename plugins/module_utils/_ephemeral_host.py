@@ -23,7 +23,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._ephemeral import
     make_plan,
     parse_request,
 )
-from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_record import FILE, RANGE_KEY, RESERVED_KEY
+from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import FILE, RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange, PortSet
@@ -205,13 +205,14 @@ class EphemeralPorts:
 
     def _put(self, path: str, text: Optional[str]) -> None:
         if text is not None:
-            self._host.make_directory(os.path.dirname(path))
-            self._host.write(path, text)
+            if text != self._host.read(path):
+                self._host.make_directory(os.path.dirname(path))
+                self._host.write(path, text)
             return
         for leftover in (path, f"{path}.portfence-new"):  # the second from a run that was killed
             if os.path.lexists(leftover):
                 self._host.remove(leftover)
-        if os.path.isdir(RUN):
+        if path == self._record:
             self._host.remove_directory(RUN)  # unless there is more in it
 
 

@@ -15,13 +15,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Dict, Iterable, List, Mapping, Optional
 
+from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import FILE, RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange, PortSet, PortSyntaxError
 from ansible_collections.portfence.egress.plugins.module_utils._sysctl import kernel_ports, key_of
-
-FILE = "/etc/sysctl.d/60-portfence.conf"
-RANGE_KEY = "net.ipv4.ip_local_port_range"
-RESERVED_KEY = "net.ipv4.ip_local_reserved_ports"
 
 HEADER = "# Written by the Ansible module portfence.egress.ephemeral_ports. Changes by hand are put back.\n"
 _OWNER = re.compile(r"^# owner ([A-Za-z0-9_.-]{1,64}):(?: reserved_ports=(\S+))?(?: local_port_range=(\S+))?$")

@@ -97,6 +97,19 @@ class Host:
         except OSError as error:
             raise HostError(f"can't read {path}: {error.strerror}") from error
 
+    def sysctl(self, key: str) -> str:
+        """A setting of the kernel, such as "net.ipv4.ip_local_port_range", with its white space folded. Raises HostError."""
+        path = f"/proc/sys/{key.replace('.', '/')}"
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                # Of a long list, the kernel gives nothing more to a second read.
+                return " ".join(os.read(handle, 1 << 20).decode("ascii", "replace").split())
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise HostError(f"can't read {path}: {error.strerror}") from error
+
     def list(self, path: str) -> List[str]:
         """Sorted names in a directory; none when it does not exist. Raises HostError."""
         try:

@@ -9,6 +9,7 @@ import json
 from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Request
+from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
@@ -59,8 +60,8 @@ def port_settings(host: Host) -> Dict[str, Any]:
     """What fence_info returns of the host in any case."""
     return {
         "backend": "nftables",
-        "local_port_range": (host.read("/proc/sys/net/ipv4/ip_local_port_range") or "").strip().replace("\t", "-"),
-        "reserved_ports": (host.read("/proc/sys/net/ipv4/ip_local_reserved_ports") or "").strip(),
+        "local_port_range": host.sysctl(RANGE_KEY).replace(" ", "-"),
+        "reserved_ports": host.sysctl(RESERVED_KEY),
     }
 
 

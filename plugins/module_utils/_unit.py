@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import List
 
+from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import BOOT_STEPS
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._store import FENCE_FILE
@@ -26,8 +27,11 @@ def unit_text(*, nft: str) -> str:
     It is ordered behind ``nftables.service``, whose configuration usually flushes every table, and follows its
     restarts and reloads for the same reason (systemd.unit(5): PartOf=, PropagatesReloadTo=).
 
+    Its first commands keep the reserved ports together, whatever sysctl files of others say; see BOOT_STEPS.
+
     :param nft: path of the nft program.
     """
+    ports = "".join(f"ExecStartPre=-{step}\n" for step in BOOT_STEPS)
     return f"""{_HEADER}
 [Unit]
 Description=Source port fence for outbound connections
@@ -44,7 +48,7 @@ ReloadPropagatedFrom=nftables.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart={nft} -f {FENCE_FILE}
+{ports}ExecStart={nft} -f {FENCE_FILE}
 ExecReload={nft} -f {FENCE_FILE}
 
 [Install]

@@ -9,7 +9,7 @@ import os
 import shlex
 from typing import Any, Dict
 
-from ansible_collections.portfence.egress.plugins.module_utils._ephemeral import BOOT_STEPS
+from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import BOOT_STEPS
 from lab import Lab
 
 FILE = "/etc/sysctl.d/60-portfence.conf"

@@ -207,8 +207,12 @@ def test_network_namespace(lab: Lab) -> None:
 def test_network_namespace_made_anew_has_no_past(lab: Lab) -> None:
     lab.run(["ip", "netns", "add", "blue"])
     ports(lab, netns="blue", reserved_ports=["80"], local_port_range="40000-49999")
-    lab.run(["ip", "netns", "delete", "blue"])
-    lab.run(["ip", "netns", "add", "blue"])
+    # The kernel gives the new namespace the number of an old one sooner or later, mostly at once.
+    anew = "ip netns delete blue; sleep 0.02; ip netns add blue; stat -c %i /run/netns/blue"
+    number = lab.run(["stat", "-c", "%i", "/run/netns/blue"]).out
+    for _try in range(50):
+        if lab.run(["sh", "-c", anew]).out == number:
+            break
     put(lab, "80", netns="blue")
     put(lab, "20000 29999", RANGE_KEY, netns="blue")
     ports(lab, netns="blue", reserved_ports=["80"], local_port_range="40000-49999")

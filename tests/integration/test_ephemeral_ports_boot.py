@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 
-from ansible_collections.portfence.egress.plugins.module_utils._ephemeral import BOOT_STEPS
+from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import BOOT_STEPS
 from ephemeral import RANGE_KEY, RESERVED_KEY, boot_steps, live, ports, put, write
 from lab import Lab
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
 import pytest
 from ansible_collections.portfence.egress.plugins.module_utils._apply import automatic_ports, compile_for, unreserved
@@ -14,31 +14,28 @@ from ansible_collections.portfence.egress.plugins.module_utils._ports import Por
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
 from ansible_collections.portfence.egress.tests.unit.pipeline import compile_policy
 
-_SYSCTL = "/proc/sys/net/ipv4/"
-
 
 class Kernel(Host):
-    """A machine with these settings; None is a file that is not there."""
+    """A machine with these settings."""
 
-    def __init__(self, *, local: Optional[str], reserved: Optional[str]) -> None:
-        self._files = {f"{_SYSCTL}ip_local_port_range": local, f"{_SYSCTL}ip_local_reserved_ports": reserved}
+    def __init__(self, *, local: str, reserved: str) -> None:
+        self._settings = {"net.ipv4.ip_local_port_range": local, "net.ipv4.ip_local_reserved_ports": reserved}
 
-    def read(self, path: str) -> Optional[str]:
-        """The text of a setting."""
-        return self._files[path]
+    def sysctl(self, key: str) -> str:
+        """The value of a setting."""
+        return self._settings[key]
 
 
 @pytest.mark.parametrize(
     ("local", "reserved", "expected"),
     [
-        ("32768\t60999\n", "\n", "32768-60999"),
-        ("32768\t60999\n", "50000-50999\n", "32768-49999,51000-60999"),
-        ("32768\t60999\n", "0-10,40000,61000-65535\n", "32768-39999,40001-60999"),
-        ("50000\t50099\n", "50000-50099\n", ""),
-        (None, None, "32768-60999"),
+        ("32768 60999", "", "32768-60999"),
+        ("32768 60999", "50000-50999", "32768-49999,51000-60999"),
+        ("32768 60999", "0-10,40000,61000-65535", "32768-39999,40001-60999"),
+        ("50000 50099", "50000-50099", ""),
     ],
 )
-def test_ports_that_the_kernel_chooses_from(local: Optional[str], reserved: Optional[str], expected: str) -> None:
+def test_ports_that_the_kernel_chooses_from(local: str, reserved: str, expected: str) -> None:
     assert str(automatic_ports(Kernel(local=local, reserved=reserved))) == expected
 
 

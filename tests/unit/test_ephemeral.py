@@ -10,11 +10,9 @@ from typing import Any, Dict, List, Optional
 
 import pytest
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral import Facts, Plan, make_plan, parse_request
+from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import FILE, RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_record import (
-    FILE,
     HEADER,
-    RANGE_KEY,
-    RESERVED_KEY,
     Claim,
     Record,
     file_text,
@@ -289,6 +287,13 @@ def test_ports_that_another_file_declares_later_come_into_the_file() -> None:
     assert made.changed
     assert str(made.reserved) == "9090,50000"
     assert f"{RESERVED_KEY} = 9090,50000\n" in str(made.file)
+
+
+def test_ports_that_another_file_declares_later_stay() -> None:
+    start = facts()
+    host = done(start, plan(start, reserved_ports=["80-90"], persist=False))
+    host = replace(host, others=[Setting("/etc/sysctl.d/10-a.conf", RESERVED_KEY, "80", late=False)])
+    assert str(plan(host, state="absent").reserved) == "80"
 
 
 def test_unreadable_value_of_another_file() -> None:
