@@ -109,7 +109,8 @@ class Nft:
         command = " ".join(args)
         if result.rc > 128:
             raise HostError(
-                f"{command} crashed (signal {result.rc - 128}); the kernel's tables were not changed. An nft older than the"
-                " one that wrote some other table can crash while it reads that table: see 'nft list ruleset'"
+                f"{command} crashed (signal {result.rc - 128}); the kernel has the tables of before or the new ones, whole."
+                " An nft older than the one that wrote some other table can crash while it reads that table: see"
+                " 'nft list ruleset'"
             )
         raise HostError(f"{command} failed with status {result.rc}: {(result.err or result.out).strip()[-2000:]}")

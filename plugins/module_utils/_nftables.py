@@ -32,6 +32,8 @@ MARKER = "managed_by_portfence_egress"
 NAT_PRIORITY = 99
 CHECK_PRIORITY = 110
 REFUSE_PRIORITY = 10
+# The usual "raw": before connection tracking (-200) looks the packet up.
+ZONE_PRIORITY = -300
 
 # The opening segment of a TCP connection; replies, live sessions and bulk data are anything else.
 _NOT_OPENING = "tcp flags & (fin | syn | rst | ack) != syn accept"
@@ -59,11 +61,7 @@ class Fence:
             "",
         ]
         for family, maps in self.maps.items():
-            table = f"{family} {TABLE}"
-            lines.append(f"add table {table}")
-            lines.extend(f"add map {table} {name} {{ {spec} }}" for name, spec in maps.items())
-            lines.append(f"flush table {table}")
-            lines.extend(f"delete map {table} {name}" for name in maps)
+            lines.extend(emptied(family, maps))
         return "\n".join([*lines, "", self.body])
 
     @property
@@ -72,6 +70,22 @@ class Fence:
         return "\n".join(
             f"table {family} {TABLE} {{\n{content}}}\n" for family, content in self.tables.items()
         )
+
+
+def emptied(family: str, maps: Mapping[str, str]) -> List[str]:
+    """Commands for a table without rules and without these maps, whether they were there before or not.
+
+    A map has to be known before a table is flushed: nft 0.9.8 crashes when the same transaction brings it in later.
+
+    :param maps: name to specification.
+    """
+    table = f"{family} {TABLE}"
+    return [
+        f"add table {table}",
+        *(f"add map {table} {name} {{ {spec} }}" for name, spec in maps.items()),
+        f"flush table {table}",
+        *(f"delete map {table} {name}" for name in maps),
+    ]
 
 
 class _Table:
@@ -135,16 +149,43 @@ def _check_table(ruleset: Ruleset) -> _Table:
             *_guard_maps(table, [rules for rules in services if rules.exclusive], suffix),
         ],
     )
+    _zones(table, ruleset)
     refusing = {rules.name for rules in ruleset.services if rules.refuse}
     if refusing:
         _base(
             table,
             name="output",
             declaration=f"type filter hook output priority {REFUSE_PRIORITY}; policy accept;",
-            services=_concerned(ruleset, refusing),
+            services=_concerned(ruleset.services, refusing),
             dispatch=lambda services, suffix: _owner_maps(table, services, "refuse_", f"refused{suffix}", refusing),
         )
     return table
+
+
+def _zones(table: _Table, ruleset: Ruleset) -> None:
+    """Keep the tracked flows of each rewritten service apart from those of others, and from its own of other ports.
+
+    Other protocols than TCP have no closing handshake: the entry of a flow outlives its socket by up to minutes, and a
+    socket that meets it is not shown to the nat chain. Without a zone of its own, a service that takes the port which
+    another account just used towards the same destination would be dropped, and so would the account after it. The
+    zone holds for the direction of the host only; its number is the service's first port, which no other service has.
+    TCP needs none, and must not get one: a connection that is open already would lose its entry.
+    """
+    zoned = {rules.name for rules in ruleset.services if rules.rewrite and set(rules.protocols) != {"tcp"}}
+    if not zoned:
+        return
+    table.chains.extend(
+        _chain(f"zone_{rules.name}", [f"ct original zone set {rules.ports.ranges[0].low}"])
+        for rules in ruleset.services
+        if rules.name in zoned
+    )
+    lines = [
+        f"type filter hook output priority {ZONE_PRIORITY}; policy accept;",
+        "meta l4proto tcp accept",
+        'oifname "lo" accept',
+        *_owner_maps(table, ruleset.services, "zone_", "zoned", zoned, PROTOCOLS[1:]),
+    ]
+    table.base.append(_chain("raw", lines))
 
 
 def _nat_table(ruleset: Ruleset) -> _Table:
@@ -155,16 +196,16 @@ def _nat_table(ruleset: Ruleset) -> _Table:
         table,
         name="postrouting",
         declaration=f"type nat hook postrouting priority {NAT_PRIORITY}; policy accept;",
-        services=_concerned(ruleset, rewriting),
+        services=_concerned(ruleset.services, rewriting),
         dispatch=lambda services, suffix: _owner_maps(table, services, "assign_", f"assigned{suffix}", rewriting),
     )
     return table
 
 
-def _concerned(ruleset: Ruleset, names: Collection[str]) -> List[ServiceRules]:
+def _concerned(services: Sequence[ServiceRules], names: Collection[str]) -> List[ServiceRules]:
     """The services with these names, and those whose users must be kept from the groups of them: the user decides first."""
-    by_group = any(rules.gids for rules in ruleset.services if rules.name in names)
-    return [rules for rules in ruleset.services if rules.name in names or (by_group and rules.uids)]
+    by_group = any(rules.gids for rules in services if rules.name in names)
+    return [rules for rules in services if rules.name in names or (by_group and rules.uids)]
 
 
 def _base(
@@ -182,9 +223,9 @@ def _base(
         # A nat chain is shown the first packet of a connection only, which is never a reply.
         if "type nat" not in declaration and any(set(rules.protocols) != {"tcp"} for rules in services):
             lines.append("meta l4proto != tcp ct direction reply accept")
-        on_loopback = [rules for rules in services if rules.loopback]
+        on_loopback = dispatch([rules for rules in services if rules.loopback], "_lo")
         if on_loopback:
-            table.chains.append(_chain(f"{name}_lo", dispatch(on_loopback, "_lo")))
+            table.chains.append(_chain(f"{name}_lo", on_loopback))
             lines.append(f'oifname "lo" goto {name}_lo')
         else:
             lines.append('oifname "lo" accept')
@@ -193,13 +234,20 @@ def _base(
 
 
 def _owner_maps(
-    table: _Table, services: Sequence[ServiceRules], prefix: str, name: str, only: Optional[Collection[str]] = None
+    table: _Table,
+    services: Sequence[ServiceRules],
+    prefix: str,
+    name: str,
+    only: Optional[Collection[str]] = None,
+    protocols: Sequence[str] = PROTOCOLS,
 ) -> List[str]:
     """Verdict maps from owner to chain; packets of services other than ``only`` are accepted."""
 
     def verdict(rules: ServiceRules) -> str:
         return f"goto {prefix}{rules.name}" if only is None or rules.name in only else "accept"
 
+    if only is not None:
+        services = _concerned(services, only)
     rules_text = []
     for key, ids in (("skuid", "uids"), ("skgid", "gids")):
         kind = _KEY_TYPES[key]
@@ -208,6 +256,7 @@ def _owner_maps(
             for rules in services
             for number in (rules.uids if ids == "uids" else rules.gids)
             for protocol in rules.protocols
+            if protocol in protocols
         ]
         if elements:
             table.add_map(f"{name}_{kind}s", f"type inet_proto . {kind} : verdict;", elements)

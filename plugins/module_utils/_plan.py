@@ -12,6 +12,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._nftables import 
     TABLE,
     Fence,
     Listing,
+    emptied,
     family_of,
     is_ours,
     names_of,
@@ -63,9 +64,8 @@ def transaction(*, live: Mapping[str, Listing], wanted: Listing, fence: Fence) -
         table = f"{family} {TABLE}"
         now = live.get(family, [])
         then = family_of(wanted, family)
-        # nft 0.9.8 crashes when a table that is new is also named by "add table" and "flush table" before its contents.
-        if family in live:
-            lines.append(f"flush table {table}")
+        known = [*names_of(now, "map"), *names_of(now, "set")]
+        lines.extend(emptied(family, {name: spec for name, spec in fence.maps[family].items() if name not in known}))
         # Maps are filled anew; nothing else stays of what somebody may have added. Maps can hold references to the rest.
         added = {kind for item in now for kind in item} - _KEPT
         for kind in sorted(added, key=lambda kind: (kind not in ("map", "set"), kind)):

@@ -320,3 +320,23 @@ def test_a_header_that_is_written_behind_the_check_is_not_covered(lab: Lab) -> N
         sock.bind(("0.0.0.0", INSIDE))
         sock.sendto(b"who am I?", (lab.peer.addresses[4], 7000))
         assert [packet.source_port for packet in lab.peer.packets() if packet.protocol == "udp"] == [40123]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_udp_port_that_somebody_else_just_used_is_not_lost(lab: Lab, family: int) -> None:
+    fence(lab)
+    same = {"family": family, "source_port": OUTSIDE}
+    assert passes(lab, "udp", uid=OTHER, **same) == OUTSIDE
+    assert passes(lab, "udp", uid=MYAPP, **same) in PORTS
+    other = {"family": family, "source_port": OUTSIDE + 1}
+    assert passes(lab, "udp", uid=MYAPP, **other) in PORTS
+    assert passes(lab, "udp", uid=OTHER, **other) == OUTSIDE + 1
+
+
+def test_without_zones_a_udp_port_that_somebody_else_just_used_is_lost(lab: Lab) -> None:
+    fence(lab)
+    lab.nft("flush chain inet portfence raw")
+    assert passes(lab, "udp", uid=OTHER, source_port=OUTSIDE) == OUTSIDE
+    assert blocked(lab, "udp", uid=MYAPP, source_port=OUTSIDE)
+    assert passes(lab, "udp", uid=MYAPP, source_port=OUTSIDE + 1) in PORTS
+    assert blocked(lab, "udp", uid=OTHER, source_port=OUTSIDE + 1)

@@ -165,18 +165,33 @@ def test_rewritten_sessions_are_cut_by_a_reload_that_deletes_the_rules(lab: Lab)
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_live_udp_socket_after_a_change_of_the_ports(lab: Lab, family: int) -> None:
-    """A datagram has no beginning to tell by: until the old connection is forgotten, the socket is refused."""
+def test_a_live_udp_socket_goes_on_in_the_new_ports(lab: Lab, family: int) -> None:
+    """The zone of connection tracking changes with the ports, so the flow is translated anew."""
     fence(lab)
     session = lab.open("udp", family=family, uid=MYAPP)
     try:
         assert session.port in PORTS
         fence(lab, source_ports="51000-51999")
+        session.sock.send(b"still there?")
+        session.sock.settimeout(5.0)
+        assert int(session.sock.recv(100)) in range(51000, 52000)
+    finally:
+        session.close()
+
+
+def test_a_live_udp_socket_is_refused_after_a_change_without_zones(lab: Lab) -> None:
+    """A tracked flow keeps its translation: until it is forgotten, the check finds the port of before."""
+    fence(lab)
+    lab.nft("flush chain inet portfence raw")
+    session = lab.open("udp", uid=MYAPP)
+    try:
+        assert session.port in PORTS
+        fence(lab, source_ports="51000-51999")
+        lab.nft("flush chain inet portfence raw")
         lab.peer.packets()
         with pytest.raises(PermissionError):
             session.sock.send(b"still there?")
         assert not lab.peer.packets()
-        assert passes(lab, "udp", family=family, uid=MYAPP) in range(51000, 52000)
         _flush(lab)
         session.sock.send(b"still there?")
         session.sock.settimeout(5.0)

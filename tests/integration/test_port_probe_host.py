@@ -28,7 +28,7 @@ def fixture_host(lab: Lab) -> Lab:
 
 
 def probe(host: Lab, **more: Any) -> Dict[str, Any]:
-    return host.module("port_probe", **{"services": [SERVICE], "timeout": 2.0, **more})
+    return host.module("port_probe", **{"services": [SERVICE], "timeout": 1.0, **more})
 
 
 def interfaces(host: Lab) -> List[str]:
@@ -281,6 +281,14 @@ def test_target(responder: Lab) -> None:
         assert result["summary"]["ok"] == 20
     assert leftovers(responder) == before
     assert any(packet.source_port and 50000 <= packet.source_port <= 50999 for packet in responder.peer.packets())
+
+
+def test_target_with_few_ports_and_services_with_one(responder: Lab) -> None:
+    """Each attempt of a service has to go to another port of the target, or they would be the same to connection tracking."""
+    services = [{"name": f"s{number}", "user": 30000 + number, "source_ports": 40000 + number} for number in range(12)]
+    assert not responder.module("fence", services=services).get("failed")
+    result = probe(responder, services=services, target={**TARGET, "ports": "41000-41004"}, timeout=1.0)
+    assert not result.get("failed"), result["msg"]
 
 
 def test_target_without_a_fence(responder: Lab) -> None:

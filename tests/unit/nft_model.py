@@ -34,12 +34,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of a packet: accept, drop or reject, the port that it left with, what was counted and logged."""
+    """What became of a packet: accept, drop or reject, the port that it left with, what was counted and logged, and the
+    zone of connection tracking that it was put in."""
 
     verdict: str
     sport: int
     counted: Tuple[str, ...] = ()
     logged: Tuple[str, ...] = ()
+    zone: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class _Walk:
     chances: Chances
     counted: List[str]
     logged: List[str]
+    zones: List[int]
 
 
 def read(body: str) -> Dict[str, Table]:
@@ -119,7 +122,7 @@ def _element(text: str) -> Tuple[Any, Any, str]:
 
 
 def _check_references(table: Table) -> None:
-    rules = "\n".join(rule for chain in table.chains.values() for rule in chain)
+    rules = "\n".join(re.sub(r'log prefix "[^"]*"', "", rule) for chain in table.chains.values() for rule in chain)
     verdicts = "\n".join(verdict for elements in table.maps.values() for _low, _high, verdict in elements)
     assert set(re.findall(r"goto (\S+)", f"{rules}\n{verdicts}")) <= set(table.chains)
     assert set(re.findall(r"@(\S+)", rules)) == set(table.maps)
@@ -133,17 +136,19 @@ def send(tables: Dict[str, Table], frame: Frame, *, family: str = "ip", chances:
     """Let a packet of a family (ip, ip6) pass all base chains in the order of the kernel."""
     counted: List[str] = []
     logged: List[str] = []
+    zones: List[int] = []
     for _hook, _priority, kind, table, rules in sorted(_bases(tables, family), key=lambda base: base[:2]):
         if kind == "nat" and (frame.reply or not frame.new):
             continue
-        verdict = _run(_Walk(table, frame, chances, counted, logged), rules)
+        verdict = _run(_Walk(table, frame, chances, counted, logged, zones), rules)
         if verdict.startswith("snat"):
             low, high = (int(bound) for bound in verdict.split()[1:])
             if not low <= frame.sport <= high:
                 frame = replace(frame, sport=chances.pick(low, high))
         elif verdict != "accept":
-            return Fate(verdict, frame.sport, tuple(counted), tuple(logged))
-    return Fate("accept", frame.sport, tuple(counted), tuple(logged))
+            return Fate(verdict, frame.sport, tuple(counted), tuple(logged), sum(zones))
+    assert len(zones) <= 1, zones
+    return Fate("accept", frame.sport, tuple(counted), tuple(logged), sum(zones))
 
 
 def _bases(tables: Dict[str, Table], family: str) -> List[Tuple[int, int, str, Table, List[str]]]:
@@ -152,7 +157,7 @@ def _bases(tables: Dict[str, Table], family: str) -> List[Tuple[int, int, str, T
         assert name in ("inet", "ip", "ip6")
         for rules in table.chains.values():
             if rules and rules[0].startswith("type ") and name in ("inet", family):
-                base = re.fullmatch(r"type (filter|nat) hook (output|postrouting) priority (\d+); policy accept;", rules[0])
+                base = re.fullmatch(r"type (filter|nat) hook (output|postrouting) priority (-?\d+); policy accept;", rules[0])
                 assert base, rules[0]
                 found.append((HOOKS.index(base[2]), int(base[3]), base[1], table, rules[1:]))
     return found
@@ -216,6 +221,11 @@ def _count(walk: _Walk, found: re.Match[str]) -> str:
     return ""
 
 
+def _zone(walk: _Walk, found: re.Match[str]) -> str:
+    walk.zones.append(int(found[1]))
+    return ""
+
+
 def _sport(walk: _Walk, found: re.Match[str]) -> Optional[str]:
     has_ports = walk.frame.protocol != "icmp"
     right_protocol = found[1] == "th" or walk.frame.protocol == found[1]
@@ -237,6 +247,7 @@ _STATEMENTS: List[Tuple[re.Pattern[str], Callable[[_Walk, re.Match[str]], Option
         (r"meta l4proto != tcp", lambda walk, found: _when(walk.frame.protocol != "tcp")),
         (r"meta l4proto " + _PROTOCOL, lambda walk, found: _when(walk.frame.protocol == found[1])),
         (r"meta skuid != 4294967295", lambda walk, found: _when(walk.frame.uid not in (None, 4294967295))),
+        (r"ct original zone set (\d+)", _zone),
         (r"ct direction reply", lambda walk, found: _when(walk.frame.reply)),
         (r'oifname "lo"', lambda walk, found: _when(walk.frame.loopback)),
         (r"(th|tcp|udp|sctp|dccp|udplite) sport (\d+)(?:-(\d+))?", _sport),

@@ -10,6 +10,7 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem
 from ansible_collections.portfence.egress.plugins.module_utils._nftables import Fence, compile_fence
+from ansible_collections.portfence.egress.plugins.module_utils._plan import merge
 from ansible_collections.portfence.egress.plugins.module_utils._policy import Declared, Service, parse_variables
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup, Resolved, resolve
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset, build
@@ -44,7 +45,8 @@ def compile_policy(variables: Mapping[str, Any], *, names: Lookup = NOBODY, nat:
     Names that are not found are problems of the result, not errors, as on a host.
     """
     services = parse_variables(variables)
-    resolved, problems = resolve(declare(services), lookup=names, admin_uids={0: "root"})
+    present = merge({}, declare(services), state="present", purge=False).values()
+    resolved, problems = resolve(tuple(present), lookup=names, admin_uids={0: "root"})
     ruleset = build(resolved)
     return Compiled(services, resolved, tuple(problems), ruleset, compile_fence(ruleset, nat=nat))
 

@@ -9,7 +9,7 @@ Three readings have to agree: the nftables text as the kernel takes it (nft_mode
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._policy import (
@@ -148,6 +148,9 @@ def test_the_fence_admits_exactly_what_the_policy_says(
         expected = read_directly(services, frame)
         assert (fate.verdict, fate.counted) == (expected.fate, expected.counted)
         assert len(fate.logged) == (0 if limited else len(fate.counted))
+        mover = read_directly(services, replace(frame, new=True, loopback=False)).moved_to
+        zoned = mover is not None and frame.protocol != "tcp" and not frame.loopback
+        assert fate.zone == (min(numbers(services[mover])) if zoned else 0)
         if expected.moved_to is None:
             assert fate.sport == frame.sport
         else:
@@ -187,7 +190,7 @@ def test_only_what_opens_a_connection_is_looked_at(
             assert send(tables, tcp) == Fate("accept", frame.sport)
         if frame.protocol != "tcp":
             reply = Frame(frame.protocol, frame.sport, frame.uid, frame.gid, frame.loopback, reply=True, new=False)
-            assert send(tables, reply) == Fate("accept", frame.sport)
+            assert replace(send(tables, reply), zone=0) == Fate("accept", frame.sport)
 
 
 @given(policies())

@@ -126,10 +126,34 @@ def test_the_lock_is_held_and_given_back(tmp_path: Path, monkeypatch: pytest.Mon
             with Host().lock(wait=0):
                 raise AssertionError("two runs at once")
         HOST.remove_lock()
-        with Host().lock(wait=0):
-            assert os.path.exists(path), "a lock whose file was removed is not the one that others take"
     with HOST.lock(wait=0):
         assert os.path.exists(path)
+
+
+def test_a_lock_whose_file_was_removed_is_not_the_one_that_others_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run may remove everything between the moment when the file is opened and the moment when it is locked."""
+    monkeypatch.setattr(_host, "LOCK_PATH", str(tmp_path / "lock"))
+
+    class Late(Host):
+        """Loses that race once."""
+
+        opened = 0
+
+        def _open_lock(self) -> int:
+            handle = super()._open_lock()
+            self.opened += 1
+            if self.opened == 1:
+                self.remove_lock()
+            return handle
+
+    late = Late()
+    with late.lock(wait=30):
+        assert late.opened == 2
+        with pytest.raises(HostError):
+            with Host().lock(wait=0):
+                raise AssertionError("two runs at once")
 
 
 def test_a_run_that_dies_gives_the_lock_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

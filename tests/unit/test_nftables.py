@@ -71,7 +71,7 @@ def test_nat_keeps_ports_inside_and_spreads_others_by_size() -> None:
 
 
 def test_loopback_is_left_alone_unless_asked_for() -> None:
-    assert fence_of(ONE).body.count('oifname "lo" accept') == 3
+    assert fence_of(ONE).body.count('oifname "lo" accept') == 4
     services = {**ONE, "db": {"source_ports": "51000-51999", "user": 50, "loopback": True}}
     fence = fence_of(services)
     assert fence.body.count('oifname "lo" goto postrouting_lo') == 3

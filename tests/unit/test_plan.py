@@ -13,7 +13,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import Po
 from ansible_collections.portfence.egress.plugins.module_utils._nftables import MARKER, Fence, Listing
 from ansible_collections.portfence.egress.plugins.module_utils._policy import Declared, parse_list
 
-FENCE = Fence(tables={"inet": "\tchain c {\n\t}\n"}, maps={"inet": {}})
+SPEC = "type inet_service : verdict; flags interval;"
+FENCE = Fence(tables={"inet": "\tchain c {\n\t}\n"}, maps={"inet": {"m": SPEC}})
 
 
 def declared(*names: str, source: str = "given", state: str = "present") -> List[Declared]:
@@ -74,7 +75,12 @@ def commands(text: str) -> List[str]:
 
 def test_the_first_load() -> None:
     text = _plan.transaction(live={}, wanted=table(chain("c")), fence=FENCE)
-    assert text == FENCE.body
+    assert text == (
+        "add table inet portfence\n"
+        f"add map inet portfence m {{ {SPEC} }}\n"
+        "flush table inet portfence\n"
+        "delete map inet portfence m\n"
+    ) + FENCE.body
 
 
 def test_what_stays_is_not_deleted() -> None:
@@ -82,9 +88,22 @@ def test_what_stays_is_not_deleted() -> None:
     now = table(chain("old"), chain("c"), chain("base", 110), {"counter": {"name": "violations_a"}}, {"map": {"name": "m"}})
     then = table(chain("c"), chain("base", 110), {"counter": {"name": "violations_a"}}, {"map": {"name": "m"}})
     assert commands(_plan.transaction(live={"inet": now}, wanted=then, fence=FENCE)) == [
+        "add table inet portfence",
         "flush table inet portfence",
         "delete map inet portfence m",
         "delete chain inet portfence old",
+    ]
+
+
+def test_a_map_is_known_before_its_table_is_flushed() -> None:
+    """nft 0.9.8 crashes otherwise; what is live is known already."""
+    now = table({"map": {"name": "old"}})
+    assert commands(_plan.transaction(live={"inet": now}, wanted=table(), fence=FENCE)) == [
+        "add table inet portfence",
+        f"add map inet portfence m {{ {SPEC} }}",
+        "flush table inet portfence",
+        "delete map inet portfence m",
+        "delete map inet portfence old",
     ]
 
 
@@ -103,7 +122,7 @@ def test_what_somebody_added_goes() -> None:
         {"set": {"name": "s"}},
         {"rule": {"chain": "c", "expr": []}},
     )
-    assert commands(_plan.transaction(live={"inet": now}, wanted=table(), fence=FENCE))[1:] == [
+    assert commands(_plan.transaction(live={"inet": now}, wanted=table(), fence=FENCE))[2:] == [
         "delete map inet portfence m",
         "delete set inet portfence s",
         "delete ct helper inet portfence h",

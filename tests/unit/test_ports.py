@@ -43,6 +43,7 @@ def test_accepted_spellings(value: object, text: str) -> None:
     ("value", "message"),
     [
         ("51000-50000", "found '51000-50000', which is reversed; write 50000-51000"),
+        ("50000-49999", "found '50000-49999', which is reversed; write 49999-50000"),
         (0, "found 0; ports lie between 1 and 65535"),
         (-5, "found -5; ports lie between 1 and 65535"),
         (65536, "found 65536; ports lie between 1 and 65535"),

@@ -14,10 +14,11 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import In
 from ansible_collections.portfence.egress.plugins.module_utils._netns import BLOCKS, Ends, free_ends
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._probe import Account, Attempt
-from ansible_collections.portfence.egress.plugins.module_utils._probe_client import read_answer, shuffled, slots_for
+from ansible_collections.portfence.egress.plugins.module_utils._probe_client import read_answer
 from ansible_collections.portfence.egress.plugins.module_utils._probe_peer import Arrival, parse_opening
 from ansible_collections.portfence.egress.plugins.module_utils._probe_responder import answer
 from ansible_collections.portfence.egress.plugins.module_utils._probe_run import check_timeout, parse_target
+from ansible_collections.portfence.egress.plugins.module_utils._probe_slots import Slots, shuffled, slots_for
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,6 +120,38 @@ def test_slots() -> None:
     assert slots_for(attempts(5000), files=1 << 20) == 200
     assert slots_for(attempts(5000), files=500) == 100
     assert slots_for(attempts(5000), files=50) == 1
+
+
+def attempt(service: str, protocol: str = "tcp") -> Attempt:
+    return Attempt(service, "unmodified", protocol, "ipv4", Account("a", 1, 1))
+
+
+def test_a_slot_is_had_by_one_attempt_at_a_time() -> None:
+    slots = Slots([1, 2])
+    assert [slots.take(attempt(name)) for name in ("a", "b", "c")] == [1, 2, None]
+    assert slots.take(attempt("a", "udp")) == 1
+    slots.release(attempt("b"), 2)
+    assert slots.take(attempt("c")) == 2
+
+
+def test_a_service_has_each_slot_once_before_it_begins_again() -> None:
+    slots = Slots([1, 2, 3])
+    assert slots.take(attempt("b")) == 1
+    for port in (2, 3):
+        assert slots.take(attempt("a")) == port
+        slots.release(attempt("a"), port)
+    # Two ports are free, but the service has had both.
+    assert slots.take(attempt("a")) is None
+    slots.release(attempt("b"), 1)
+    assert slots.take(attempt("a")) == 1
+    assert slots.take(attempt("a")) == 2
+
+
+def test_a_slot_that_was_put_back_was_not_had() -> None:
+    slots = Slots([1])
+    assert slots.take(attempt("a")) == 1
+    slots.put_back(attempt("a"), 1)
+    assert slots.take(attempt("a")) == 1
 
 
 def target(**given_: Any) -> Dict[str, Any]:

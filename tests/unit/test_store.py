@@ -40,8 +40,10 @@ def test_what_is_written_is_read(folder: Path) -> None:
     store.prepare()
     store.write(wanted)
     assert not store.differs(wanted)
-    (found,) = store.read().values()
-    assert (found.path, found.service) == (str(folder / "my.app-1.json"), wanted)
+    found = store.read()
+    assert {name: (item.path, item.service) for name, item in found.items()} == {
+        "my.app-1": (str(folder / "my.app-1.json"), wanted)
+    }
     assert store.differs(service())
     store.remove("my.app-1")
     store.remove("my.app-1")

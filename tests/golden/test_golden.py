@@ -1,0 +1,127 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The specification of the compiler: a policy in, the ruleset out.
+
+Each directory NN-name holds ``policy.yml`` (variables as in an inventory), where names are used ``ids.yml`` (what the
+name service of the host knows), and what becomes of them: ``nftables.nft``, or ``errors.txt`` for a policy with mistakes.
+``scripts/run pytest tests/golden --update-golden`` writes the results anew; look at them with ``git diff``.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Dict, Iterator, List, Tuple
+
+import pytest
+import yaml
+from ansible_collections.portfence.egress.plugins.module_utils import _plan
+from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError
+from ansible_collections.portfence.egress.plugins.module_utils._nftables import Fence, Listing, parse_listing
+from ansible_collections.portfence.egress.tests.unit.nft_model import read
+from ansible_collections.portfence.egress.tests.unit.pipeline import compile_policy, lookup
+
+CASES = sorted(path.parent for path in Path(__file__).parent.glob("*/policy.yml"))
+FENCES = [case for case in CASES if not (case / "errors.txt").exists()]
+
+
+def compiled(case: Path) -> Fence:
+    """The fence of a case. Raises InputError."""
+    policy = yaml.safe_load((case / "policy.yml").read_text(encoding="utf-8"))
+    ids = yaml.safe_load((case / "ids.yml").read_text(encoding="utf-8")) if (case / "ids.yml").exists() else {}
+    result = compile_policy(policy, names=lookup(users=ids.get("users"), groups=ids.get("groups")))
+    if result.problems:
+        raise InputError(what="the policy of this host", problems=result.problems)
+    return result.fence
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_policy_in_ruleset_out(case: Path, pytestconfig: pytest.Config) -> None:
+    try:
+        name, text = "nftables.nft", compiled(case).text
+    except InputError as error:
+        name, text = "errors.txt", f"{error}\n"
+    if pytestconfig.getoption("--update-golden"):
+        for old in ("nftables.nft", "errors.txt"):
+            (case / old).unlink(missing_ok=True)
+        (case / name).write_text(text, encoding="utf-8")
+    assert {path.name for path in case.iterdir()} <= {"policy.yml", "ids.yml", name}
+    assert text == (case / name).read_text(encoding="utf-8")
+
+
+class Kernel:
+    """nftables of a network namespace of its own."""
+
+    def __init__(self, pid: int) -> None:
+        self._enter = ["nsenter", f"--net=/proc/{pid}/ns/net", "--"]
+
+    def nft(self, *args: str, data: str = "") -> str:
+        """Run nft, which must succeed and have nothing to complain about."""
+        done = subprocess.run([*self._enter, "nft", *args], input=data, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), f"nft {' '.join(args)}: {done.returncode} {done.stderr}"
+        return done.stdout
+
+    def load(self, text: str) -> None:
+        """Load a text as the module and the boot unit do."""
+        self.nft("-f", "-", data=text)
+
+    def tables(self) -> Dict[str, Listing]:
+        """Our tables by family, as the module lists them."""
+        found = json.loads(self.nft("-j", "list", "tables"))["nftables"]
+        families = [item["table"]["family"] for item in found if "table" in item]
+        return {family: parse_listing(self.nft("-j", "list", "table", family, "portfence")) for family in families}
+
+    def packets(self) -> Dict[str, int]:
+        """What the counters of the fence stand at."""
+        found = json.loads(self.nft("-j", "list", "counters", "table", "inet", "portfence"))["nftables"]
+        return {item["counter"]["name"]: item["counter"]["packets"] for item in found if "counter" in item}
+
+
+@pytest.fixture(name="kernel")
+def fixture_kernel() -> Iterator[Kernel]:
+    """An empty network namespace, which goes with the process that holds it."""
+    # The shell says so once it is in there; cat then waits until its input is closed.
+    holding = ["unshare", "--net", "sh", "-c", "echo ready; exec cat"]
+    with subprocess.Popen(holding, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "ready\n"
+        yield Kernel(holder.pid)
+
+
+@pytest.mark.parametrize("case", FENCES, ids=lambda case: case.name)
+def test_the_kernel_takes_it_again_and_again(case: Path, kernel: Kernel) -> None:
+    """A file that is loaded twice, as by a reload of the boot unit, changes nothing."""
+    text = (case / "nftables.nft").read_text(encoding="utf-8")
+    kernel.load(text)
+    first = kernel.nft("list", "ruleset")
+    kernel.load(text)
+    assert kernel.nft("list", "ruleset") == first
+    assert set(kernel.packets()) == set(read(compiled(case).body)["inet"].counters)
+
+
+def transitions() -> List[Tuple[Path, Path]]:
+    """Every fence before and behind two others: a neighbour and a distant one."""
+    count = len(FENCES)
+    return [(FENCES[index], FENCES[(index + step) % count]) for step in (1, count // 2) for index in range(count)]
+
+
+@pytest.mark.parametrize(("before", "after"), transitions(), ids=lambda case: case.name)
+def test_one_fence_becomes_another_in_one_transaction(before: Path, after: Path, kernel: Kernel) -> None:
+    """The result is the new fence as if it had been loaded alone, and what stays keeps its count."""
+    old, new = compiled(before), compiled(after)
+    kernel.load(new.text)
+    wanted = kernel.tables()
+    kernel.nft("flush", "ruleset")
+
+    counts = {name: index + 1 for index, name in enumerate(read(old.body)["inet"].counters)}
+    counters = "".join(f"\tcounter {name} {{ packets {count} bytes {40 * count} }}\n" for name, count in counts.items())
+    kernel.load(f"table inet portfence {{\n{counters}}}\n")
+    kernel.load(old.text)
+    assert kernel.packets() == counts, "a file that is loaded again keeps counts"
+    listing = [item for table in wanted.values() for item in table]
+    kernel.load(_plan.transaction(live=kernel.tables(), wanted=listing, fence=new))
+
+    now = kernel.tables()
+    assert {family: now[family] for family in new.tables} == wanted
+    assert kernel.packets() == {name: counts.get(name, 0) for name in read(new.body)["inet"].counters}

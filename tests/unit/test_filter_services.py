@@ -1,0 +1,127 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The filter, called as Ansible calls it and through Ansible itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.errors import AnsibleFilterError
+from ansible_collections.portfence.egress.plugins.filter.services import DOCUMENTATION, EXAMPLES, FilterModule, services
+
+
+def test_the_filter_is_known_by_its_name() -> None:
+    assert FilterModule().filters() == {"services": services}
+    assert yaml.safe_load(DOCUMENTATION)["name"] == "services"
+
+
+def test_a_service_comes_out_complete() -> None:
+    assert services({"egress_services": {"myapp": {"source_ports": ["50000-50499", "50500-50999", 52000]}}}) == [
+        {
+            "name": "myapp",
+            "state": "present",
+            "user": ["myapp"],
+            "group": [],
+            "source_ports": ["50000-50999", "52000"],
+            "protocols": ["tcp", "udp"],
+            "assignment": "rewrite",
+            "on_violation": "drop",
+            "exclusive": True,
+            "loopback": False,
+            "log": {"level": "warning", "rate": "10/second"},
+            "manage_account": True,
+            "allow_admin": False,
+        }
+    ]
+
+
+def test_what_comes_out_goes_in_again() -> None:
+    policy = {"a": {"source_ports": 1, "uid": 5, "log": {"prefix": "A: "}}, "b": {"source_ports": 2, "group": "g"}}
+    once = services({"egress_services": policy})
+    again = {item["name"]: {key: value for key, value in item.items() if key != "name"} for item in once}
+    assert services({"egress_services": again}) == once
+
+
+def test_the_backend_decides_about_the_prefix() -> None:
+    policy = {"egress_services": {"a": {"source_ports": 1, "log": {"prefix": "x" * 30}}}}
+    assert len(services(policy)) == 1
+    with pytest.raises(AnsibleFilterError, match="at most 29 with iptables"):
+        services(policy, backend="iptables")
+
+
+@pytest.mark.parametrize("backend", ["pf", "", None, ["nftables"], {}, 5])
+def test_an_unknown_backend(backend: Any) -> None:
+    with pytest.raises(AnsibleFilterError, match="^backend: found .*; accepted: nftables, iptables$"):
+        services({}, backend=backend)
+
+
+@pytest.mark.parametrize("value", [None, [], "egress_services", 5])
+def test_something_that_is_no_mapping(value: Any) -> None:
+    with pytest.raises(AnsibleFilterError, match="takes a mapping of variable names to their values"):
+        services(value)
+
+
+def play(tmp_path: Path, variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run the example of the documentation as it stands, on this machine, with variables."""
+    play_text = yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": yaml.safe_load(EXAMPLES)}])
+    (tmp_path / "play.yml").write_text(play_text, encoding="utf-8")
+    (tmp_path / "hosts.yml").write_text("all: {hosts: {localhost: {ansible_connection: local}}}\n", encoding="utf-8")
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars" / "all.yml").write_text(variables, encoding="utf-8")
+    program = Path(sys.executable).with_name("ansible-playbook")
+    return subprocess.run(
+        [program, "-i", "hosts.yml", "play.yml"],
+        cwd=tmp_path,
+        env={**os.environ, "ANSIBLE_HOME": str(tmp_path), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCALHOST_WARNING": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_variables_of_every_team_are_merged_in_a_play(tmp_path: Path) -> None:
+    done = play(
+        tmp_path,
+        "egress_services: {zeta: {source_ports: 50000-50999}}\n"
+        "egress_services__team: {alpha: {source_ports: [51000, '51002-51009'], user: '{{ account }}'}}\n"
+        "egress_services_other: {not: ours}\n"
+        "account: otel\n",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.index('"name": "alpha"') < done.stdout.index('"name": "zeta"')
+    assert '"otel"' in done.stdout
+
+
+def test_what_yaml_makes_of_odd_values_is_told_in_a_play(tmp_path: Path) -> None:
+    done = play(
+        tmp_path,
+        "egress_services:\n"
+        "  1: {source_ports: 2026-01-01}\n"
+        "  a: {source_ports: .nan, 2026-01-01: x, log: {prefix: !!binary aGVsbG8=}}\n"
+        '  b: {source_ports: 50000:50999, user: "a\\nb; drop {}"}\n'
+        "  c: {source_ports: 50000.5, protocols: {tcp: true}, exclusive: 2}\n",
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout + done.stderr
+    said = done.stderr + done.stdout
+    for line in (
+        "the egress policy has 10 mistakes:",
+        "egress_services.1: found the service name 1; accepted: 1 to 32 letters",
+        "egress_services.1.source_ports: found datetime.date(2026, 1, 1); accepted: a port 50000",
+        "egress_services.a.datetime.date(2026, 1, 1): unknown key; accepted: source_ports",
+        "egress_services.a.source_ports: found nan; accepted: a port 50000",
+        "egress_services.a.log.prefix: found b'hello'; accepted: text of at most 127 bytes",
+        "egress_services.b.user: found 'a\\nb; drop {}'; accepted: the name or numeric id of a user",
+        "egress_services.b.source_ports: found '50000:50999'; write 50000-50999",
+        "egress_services.c.source_ports: found 50000.5; accepted: a port 50000",
+        "egress_services.c.protocols: found a mapping; accepted: tcp, udp",
+        "egress_services.c.exclusive: found 2; accepted: true, false",
+    ):
+        assert line in said, line
