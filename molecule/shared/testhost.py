@@ -15,7 +15,9 @@ import time
 from testinfra.host import Host
 
 PEER = {4: "203.0.113.2", 6: "2001:db8:1::2"}
-PORT = 9000
+# Ports of the peer. Translation may choose any port of a service on its way to the first one; to the second one no test
+# lets anything be translated, so that a port that a program chose itself is never taken there and stays what it is.
+ANY_PORT, OWN_PORT = 9000, 9001
 WAYS = [(protocol, family) for protocol in ("tcp", "udp") for family in (4, 6)]
 
 
@@ -27,10 +29,14 @@ class Outcome:
     error: str | None
 
 
-def connect(host: Host, *, user: str, way: tuple[str, int], bind: int = 0) -> Outcome:
-    """Let `user` ask the peer once over `way`, one of WAYS, from an unmodified socket or one bound to the port `bind`."""
+def connect(host: Host, *, user: str, way: tuple[str, int], bind: int = 0, translated: bool = False) -> Outcome:
+    """Let `user` ask the peer once over `way`, one of WAYS, from an unmodified socket or one bound to the port `bind`.
+
+    `translated` says that the fence is expected to choose another port than `bind`.
+    """
     protocol, family = way
-    command = f"/usr/bin/python3 /usr/local/lib/test-host/connect.py {protocol} {PEER[family]} {PORT}"
+    port = OWN_PORT if bind and not translated else ANY_PORT
+    command = f"/usr/bin/python3 /usr/local/lib/test-host/connect.py {protocol} {PEER[family]} {port}"
     if bind:
         command += f" {bind}"
     return Outcome(**json.loads(host.check_output(f"runuser -u {user} -- {command}")))

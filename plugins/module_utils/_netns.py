@@ -17,6 +17,7 @@ import json
 import os
 import random
 import signal
+import time
 from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
@@ -24,6 +25,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 
 FAMILIES = ("ipv4", "ipv6")
 WAY_OUT = "give the probe a target instead, a responder on another machine"
+
+_PATIENCE = 10.0  # seconds
 
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -155,6 +158,10 @@ class Cable:
                 f" may be missing; load it, or {WAY_OUT}"
             ) from error
         self._set_up(self.name, {family: (ends.host, ends.peer) for family, ends in self.ends.items()}, far)
+
+    def check(self) -> None:
+        """See to it that packets come through from this end. Raises HostError."""
+        self._await_ready(self.name)
         for ends in self.ends.values():
             self._check_route(ends.peer)
 
@@ -162,6 +169,7 @@ class Cable:
         """Set up the other end. Called by the process in the namespace. Raises HostError."""
         self._ip(["link set lo up"])
         self._set_up(FAR_END, {family: (ends.peer, ends.host) for family, ends in self.ends.items()}, self._macs[0])
+        self._await_ready(FAR_END)
 
     def unplug(self) -> None:
         """Remove the pair, unless it has gone with the namespace already."""
@@ -186,6 +194,18 @@ class Cable:
     def _ip(self, commands: Sequence[str]) -> None:
         ip = self._host.program("ip", package="iproute2")
         self._host.run([ip, "-batch", "-"], data="".join(f"{command}\n" for command in commands))
+
+    def _await_ready(self, name: str) -> None:
+        """Wait until the kernel no longer discards what is sent: it notes in the background that the other end is up."""
+        ip = self._host.program("ip", package="iproute2")
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            link = json.loads(self._host.run([ip, "-j", "link", "show", "dev", name]).out)[0]
+            if link.get("operstate") == "UP" and link.get("qdisc") != "noop":
+                return
+            if time.monotonic() > deadline:
+                raise HostError(f"the temporary interface {name} does not come up; {WAY_OUT}")
+            time.sleep(0.005)
 
     def _check_route(self, address: str) -> None:
         ip = self._host.program("ip", package="iproute2")

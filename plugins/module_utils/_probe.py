@@ -323,7 +323,7 @@ def _wrong(expected: Expectation, outcome: Outcome, *, welcome: bool) -> Optiona
     if expected.kind in (BLOCKED, REFUSED):
         # The kernel moves a connection to another port when it still remembers one with the same addresses and ports.
         # It is the port on the wire that counts.
-        if outcome.seen is not None and not (welcome and outcome.seen != outcome.local):
+        if outcome.seen is not None and not welcome:
             return f"peer saw {outcome.seen}"
         if expected.kind == REFUSED and outcome.error == errno.ETIMEDOUT and outcome.seen is None:
             return "nothing arrived, but the client was not told"

@@ -1,18 +1,12 @@
 # Copyright (c) 2026, PortFence contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes the attempts of a probe, many at a time, each with a socket that the account itself opens.
-
-Connection tracking remembers a datagram's addresses and ports for half a minute, and lets no two connections have the
-same ones. Attempts must not meet each other's traces there, so each differs from all others in the port that it
-has on this host or on the peer.
-"""
+"""Makes the attempts of a probe, many at a time, each with a socket that the account itself opens."""
 
 from __future__ import annotations
 
 import errno
 import heapq
-import random
 import resource
 import selectors
 import socket
@@ -20,43 +14,26 @@ import struct
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Deque, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Deque, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
-from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._probe import Attempt, Outcome
 from ansible_collections.portfence.egress.plugins.module_utils._probe_accounts import acting_as
 from ansible_collections.portfence.egress.plugins.module_utils._probe_peer import Peer
 from ansible_collections.portfence.egress.plugins.module_utils._probe_responder import FAMILIES
+from ansible_collections.portfence.egress.plugins.module_utils._probe_slots import Slots, shuffled
 
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 # Longer than any answer: a responder never sends more than it got.
 _DATAGRAM = b"portfence probe\n"
 _LONGEST_ANSWER = 256
-# More attempts at the same time would not end sooner on two cores.
-_MOST_SLOTS = 200
-# Files that are open for other reasons.
-_OTHER_FILES = 100
 # Sockets to open in search of one whose port on this host was not used towards the same port of the peer.
 _MOST_TRIES = 50
 _NO_LINGER = struct.pack("ii", 1, 0)  # struct linger: a close() ends the connection at once
 _RETRANSMITS = 2  # struct tcp_info, <linux/tcp.h>: the third byte is tcpi_retransmits
+# The kernel found none to choose: EAGAIN for UDP, EADDRNOTAVAIL for TCP.
+_NO_LOCAL_PORT = (errno.EAGAIN, errno.EADDRNOTAVAIL)
 _UNUSABLE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-_Path = Tuple[str, str]
-
-
-def slots_for(attempts: Sequence[Attempt], *, files: int) -> int:
-    """How many ports of the peer are worth having: so many attempts can be made at a time over each path. Pure.
-
-    :param files: how many files a process may have open.
-    """
-    paths: Dict[_Path, int] = {}
-    for attempt in attempts:
-        if attempt.skipped is None:
-            paths[attempt.path] = paths.get(attempt.path, 0) + 1
-    room = (files - _OTHER_FILES) // 4  # a socket for each of two protocols and two families
-    return max(1, min(max(paths.values(), default=1), room, _MOST_SLOTS))
 
 
 def open_files_limit() -> int:
@@ -126,17 +103,15 @@ class Client:
         self._outcomes: Dict[int, Outcome] = {}
         self._flights: Dict[Tuple[str, str, int], _Flight] = {}
         self._alarms: List[Tuple[float, int, _Flight]] = []
-        self._free: Dict[_Path, Deque[int]] = {}
-        self._taken: Dict[Tuple[str, _Path], Set[int]] = {}
+        self._slots = Slots(destination.ports)
         self._datagrams: Set[Tuple[str, Optional[int], int]] = set()
 
     def run(self, attempts: Sequence[Attempt]) -> List[Outcome]:
         """Make all attempts; their outcomes in the same order. Raises HostError."""
-        waiting: Dict[_Path, Deque[int]] = {}
+        waiting: Dict[Tuple[str, str], Deque[int]] = {}
         for index, attempt in enumerate(attempts):
             if attempt.skipped is None:
                 waiting.setdefault(attempt.path, deque()).append(index)
-        self._free = {path: deque(self._to.ports) for path in waiting}
         peer = self._to.peer
         if peer is not None:
             self._selector.register(peer.reports, selectors.EVENT_READ)
@@ -156,7 +131,7 @@ class Client:
 
     def _start(self, index: int, attempt: Attempt) -> bool:
         """Begin an attempt; False when it has to wait until a port of the peer is free."""
-        port = self._take_port(attempt)
+        port = self._slots.take(attempt)
         if port is None:
             return False
         with acting_as(attempt.account):
@@ -167,6 +142,9 @@ class Client:
             except _NotBound as problem:
                 self._end(flight, **{"skipped" if problem.skipped else "text": problem.why})
                 return True
+        if error is None or (error in _NO_LOCAL_PORT and attempt.ports is None and not self._alone(flight)):
+            self._put_back(flight)
+            return False
         if error not in (0, errno.EINPROGRESS):
             self._end(flight, error=error)
             return True
@@ -174,21 +152,22 @@ class Client:
         self._set_alarms(flight)
         return True
 
-    def _take_port(self, attempt: Attempt) -> Optional[int]:
-        """A port of the peer that no attempt of the same service had, as long as there are such."""
-        free = self._free[attempt.path]
-        taken = self._taken.setdefault((attempt.service, attempt.path), set())
-        if len(taken) == len(self._to.ports):
-            taken.clear()
-        for number, port in enumerate(free):
-            if port not in taken:
-                del free[number]
-                taken.add(port)
-                return port
-        return None
+    def _alone(self, flight: _Flight) -> bool:
+        """Whether no other attempt holds a local port that this one could have."""
+        protocol = flight.attempt.protocol
+        return not any(other.attempt.protocol == protocol for other in self._flights.values() if other is not flight)
 
-    def _connect(self, flight: _Flight) -> int:
-        """Bind if the attempt says so, and send what opens the connection; an errno. Raises _NotBound."""
+    def _put_back(self, flight: _Flight) -> None:
+        """Undo the beginning of an attempt, which is tried again when others have given back what it lacks."""
+        flight.sock.close()
+        del self._flights[flight.key]
+        self._slots.put_back(flight.attempt, flight.port)
+
+    def _connect(self, flight: _Flight) -> Optional[int]:
+        """Bind if the attempt says so, and send what opens the connection. Raises _NotBound.
+
+        :returns: an errno, or None when others under way have the ports that would not meet an earlier trace.
+        """
         to = (self._to.addresses[flight.attempt.family], flight.port)
         if flight.attempt.protocol == "tcp":
             self._bind(flight)
@@ -205,8 +184,11 @@ class Client:
             error = flight.sock.connect_ex(to)
             flight.local = flight.sock.getsockname()[1] or None
             trace = (flight.attempt.family, flight.local, flight.port)
-            if trace not in self._datagrams:
+            if error or trace not in self._datagrams:
                 break
+        else:
+            if not self._alone(flight):
+                return None
         self._datagrams.add(trace)
         return error or self._send(flight)
 
@@ -320,8 +302,7 @@ class Client:
         flight.sock.close()
         flight.over = True
         del self._flights[flight.key]
-        # Taken again last: its traces have the most time to fade.
-        self._free[flight.attempt.path].append(flight.port)
+        self._slots.release(flight.attempt, flight.port)
         self._outcomes[flight.index] = Outcome(
             local=flight.local,
             seen=flight.answer if flight.seen is None else flight.seen,
@@ -348,16 +329,3 @@ def read_answer(data: bytes) -> Optional[int]:
     """The port in a responder's answer, or None. Pure."""
     text = data.strip()
     return int(text) if text.isdigit() and len(text) <= 5 else None
-
-
-def shuffled(ports: PortSet) -> Iterator[int]:
-    """Every port once, from a random one on."""
-    count = ports.size
-    start = random.randrange(count) if count else 0
-    for number in range(count):
-        offset = (start + number) % count
-        for part in ports:
-            if offset < part.size:
-                yield part.low + offset
-                break
-            offset -= part.size

@@ -136,6 +136,7 @@ class Peer:
         cable.plug(self._pid)
         self._send("plugged")
         self._await("ready")
+        cable.check()
 
     def _stop(self) -> None:
         if self._control is not None:

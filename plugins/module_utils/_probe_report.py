@@ -19,7 +19,7 @@ def broken_paths(lines: Sequence[Line], *, peer: str) -> Dict[Tuple[str, str], s
     """
     broken: Dict[Tuple[str, str], str] = {}
     for path, tried in _by_path(lines).items():
-        if not any(line.outcome.seen is not None for line in tried):
+        if all(line.outcome.seen is None and line.outcome.text is None for line in tried):
             said = ", ".join(sorted({line.outcome.said for line in tried if line.outcome.said is not None}))
             broken[path] = (
                 f"{_title(path)}: nothing arrived at {peer}, not even from an account that belongs to no service ({said});"

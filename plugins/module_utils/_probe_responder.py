@@ -101,8 +101,9 @@ def main() -> None:
     try:
         responder = Responder(selector=selector, families=families, ports=ports)
     except OSError as error:
-        sys.exit(f"can't listen: {error.strerror}")
-    print(f"answering on the ports {ports.start} to {ports.stop - 1}, TCP and UDP, {' and '.join(families)}", flush=True)
+        parser.exit(1, f"can't listen: {error.strerror}\n")
+    sys.stdout.write(f"answering on the ports {ports.start} to {ports.stop - 1}, TCP and UDP, {' and '.join(families)}\n")
+    sys.stdout.flush()
     try:
         while True:
             for key, _events in selector.select():

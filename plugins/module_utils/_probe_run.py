@@ -30,9 +30,9 @@ from ansible_collections.portfence.egress.plugins.module_utils._probe_client imp
     Client,
     Destination,
     open_files_limit,
-    slots_for,
 )
 from ansible_collections.portfence.egress.plugins.module_utils._probe_peer import Peer
+from ansible_collections.portfence.egress.plugins.module_utils._probe_slots import slots_for
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup, Resolved, resolve
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import build
 from ansible_collections.portfence.egress.plugins.module_utils._store import PROBE_COUNTS_FILE, RUN, Store
