@@ -221,10 +221,11 @@ class Client:
 
     def _set_alarms(self, flight: _Flight) -> None:
         now = time.monotonic()
-        tries = self._sends if flight.attempt.protocol == "udp" else 1
+        udp = flight.attempt.protocol == "udp"
+        tries, wait = (self._sends, self._timeout) if udp else (1, off_beat(self._timeout))
         for number in range(1, tries + 1):
             # The index keeps the heap from comparing flights.
-            heapq.heappush(self._alarms, (now + self._timeout * number / tries, flight.index, flight))
+            heapq.heappush(self._alarms, (now + wait * number / tries, flight.index, flight))
 
     def _wait(self) -> None:
         """Let something happen, and see what it was."""
@@ -323,6 +324,16 @@ def _open(attempt: Attempt) -> socket.socket:
     if attempt.protocol == "tcp":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     return sock
+
+
+def off_beat(timeout: float) -> float:
+    """A time to wait for TCP, at least this long, whose end is not near a retransmission. Pure.
+
+    The kernel sends the opening segment again after whole seconds, up to 80 ms late (its timer wheel). How many were
+    sent is asked for just before the socket is closed, and must still be true then.
+    """
+    beat = int(timeout + 0.05)
+    return max(timeout, beat + 0.2) if beat else timeout
 
 
 def read_answer(data: bytes) -> Optional[int]:

@@ -20,6 +20,7 @@ PORTS = range(50000, 51000)
 INSIDE = 50123
 OUTSIDE = 45123
 
+SYN = 2  # of FIN, SYN, RST, ACK, which are 0x17
 BOTH = [(protocol, family) for protocol in ("tcp", "udp") for family in (4, 6)]
 OWNER = f"-m owner --uid-owner {MYAPP}"
 NOT_INSIDE = "! --sport 50000:50999"
@@ -64,8 +65,11 @@ def masquerade_rules(lab: Lab, *, version: str = "iptables") -> None:
 
 
 def arrived(lab: Lab, protocol: str) -> bool:
-    """Whether any packet of this protocol reached the peer since it was last asked."""
-    return any(packet.protocol == protocol for packet in lab.peer.packets())
+    """Whether a datagram, or the opening of a connection, reached the peer since it was last asked.
+
+    Other segments of TCP may be the last words of a connection of before.
+    """
+    return any(packet.protocol == protocol and packet.flags & 0x17 in (0, SYN) for packet in lab.peer.packets())
 
 
 def blocked(lab: Lab, protocol: str, **how: Any) -> bool:

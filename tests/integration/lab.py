@@ -18,6 +18,7 @@ client the source port that it saw. Everything is anonymous and goes away with t
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import shlex
@@ -364,9 +365,19 @@ class Lab(Node):
         return answer
 
     def collections(self) -> str:
-        """A folder of the lab from which Ansible and Python find the collection."""
-        folder = f"{COLLECTIONS}/ansible_collections/portfence"
-        self.run(["sh", "-c", f"mkdir -p {folder} && ln -sfn {shlex.quote(str(self._collection))} {folder}/egress"])
+        """A folder of the lab from which Ansible and Python find the collection, and accounts without rights find Ansible.
+
+        Both are mounted there: a checkout or an environment in root's home is nothing that other accounts can enter.
+        """
+        ansible = importlib.util.find_spec("ansible")
+        assert ansible is not None and ansible.submodule_search_locations, "this Python has no Ansible"
+        sources = {
+            "ansible": str(list(ansible.submodule_search_locations)[0]),
+            "ansible_collections/portfence/egress": str(self._collection),
+        }
+        for name, source in sources.items():
+            script = 'mountpoint -q "$2" || { mkdir -p "$2" && mount --no-mtab --bind "$1" "$2"; }'
+            self.run(["sh", "-c", script, "sh", source, f"{COLLECTIONS}/{name}"])
         return COLLECTIONS
 
     def reboot(self, *, check: bool = True) -> List[Result]:

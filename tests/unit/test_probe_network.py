@@ -14,7 +14,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import In
 from ansible_collections.portfence.egress.plugins.module_utils._netns import BLOCKS, Ends, free_ends
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._probe import Account, Attempt
-from ansible_collections.portfence.egress.plugins.module_utils._probe_client import read_answer
+from ansible_collections.portfence.egress.plugins.module_utils._probe_client import off_beat, read_answer
 from ansible_collections.portfence.egress.plugins.module_utils._probe_peer import Arrival, parse_opening
 from ansible_collections.portfence.egress.plugins.module_utils._probe_responder import answer
 from ansible_collections.portfence.egress.plugins.module_utils._probe_run import check_timeout, parse_target
@@ -98,6 +98,13 @@ def test_no_packet_is_too_strange(packet: bytes, family: str) -> None:
 @given(st.integers(1, 65535))
 def test_answers_are_read_as_they_were_given(port: int) -> None:
     assert read_answer(answer(port)) == port
+
+
+@given(st.floats(0.1, 60.0))
+def test_waiting_does_not_end_near_a_retransmission(timeout: float) -> None:
+    wait = off_beat(timeout)
+    assert timeout <= wait <= timeout + 0.3
+    assert wait < 0.96 or 0.19 < wait % 1.0 < 0.96
 
 
 @pytest.mark.parametrize(("data", "port"), [(b"50000", 50000), (b" 7\r\n", 7), (b"", None), (b"SSH-2.0", None), (b"-1\n", None), (b"123456\n", None)])
