@@ -96,6 +96,7 @@ options:
         type: raw
       allow_admin:
         description:
-          - Required as V(true) to fence UID 0, GID 0 or the account that Ansible connects with. Defaults to V(false).
+          - Required as V(true) to fence UID 0, GID 0 or the account that Ansible connects with, and root where it runs with a
+            group of the service. Defaults to V(false).
         type: raw
 """

@@ -175,7 +175,7 @@ def _zones(table: _Table, ruleset: Ruleset) -> None:
     if not zoned:
         return
     table.chains.extend(
-        _chain(f"zone_{rules.name}", [f"ct original zone set {rules.ports.ranges[0].low}"])
+        _chain(f"zone_{rules.name}", [*_spared(rules), f"ct original zone set {rules.ports.ranges[0].low}"])
         for rules in ruleset.services
         if rules.name in zoned
     )
@@ -284,6 +284,7 @@ def _check_chain(rules: ServiceRules) -> str:
     return _chain(
         f"check_{rules.name}",
         [
+            *_spared(rules),
             *_inside(rules),
             _log(rules, "violation"),
             f'counter name "violations_{rules.name}" {"drop" if rules.blocks else "accept"}',
@@ -295,6 +296,7 @@ def _refuse_chain(rules: ServiceRules) -> str:
     return _chain(
         f"refuse_{rules.name}",
         [
+            *_spared(rules),
             *_inside(rules),
             _log(rules, "violation"),
             f'counter name "violations_{rules.name}"',
@@ -314,6 +316,10 @@ def _guard_chain(rules: ServiceRules) -> str:
     )
 
 
+def _spared(rules: ServiceRules) -> List[str]:
+    return ["meta skuid 0 accept"] if rules.spares_root else []
+
+
 def _inside(rules: ServiceRules) -> List[str]:
     # A rule for each range: anonymous sets in many chains make loading slow out of proportion.
     return [f"th sport {part} accept" for part in rules.ports]
@@ -329,7 +335,7 @@ def _log(rules: ServiceRules, event: str) -> str:
 
 def _assign_chain(rules: ServiceRules) -> str:
     """Ports inside are kept (a clash is solved within their range); others are spread over the ranges by size."""
-    lines = []
+    lines = _spared(rules)
     parts = list(rules.ports)
     for protocol in rules.protocols:
         if len(parts) > 1:

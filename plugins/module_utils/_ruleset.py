@@ -37,6 +37,12 @@ class ServiceRules:
     exclusive: bool
     loopback: bool
     log: Log
+    allow_admin: bool = False
+
+    @property
+    def spares_root(self) -> bool:
+        """Whether root is left alone when it runs with a group of the service. As a user it is named or not there."""
+        return bool(self.gids) and not self.allow_admin
 
     @property
     def refuse(self) -> bool:
@@ -87,6 +93,8 @@ class Ruleset:
         :returns: ``("pass", None)``, or ``("violation", name)`` or ``("intrusion", name)`` of the service.
         """
         own = self.owner(packet)
+        if own is not None and own.spares_root and packet.uid == 0:
+            return ("pass", None)
         if own is not None:
             return ("pass", None) if packet.source_port in own.ports else ("violation", own.name)
         if packet.uid is not None:
@@ -112,6 +120,7 @@ def build(resolved: Sequence[Resolved]) -> Ruleset:
                 exclusive=item.service.exclusive,
                 loopback=item.service.loopback,
                 log=item.service.log,
+                allow_admin=item.service.allow_admin,
             )
             for item in sorted(resolved, key=lambda item: item.service.name)
         )

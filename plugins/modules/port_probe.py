@@ -60,7 +60,9 @@ options:
         type: raw
         default: 40000-40063
   timeout:
-    description: Seconds to wait for each connection, from V(0.1) to V(60).
+    description:
+      - Seconds to wait for each connection, from V(0.1) to V(60).
+      - TCP may be given up to 0.25 seconds more, so that the wait does not end in the middle of a retransmission.
     type: float
     default: 1.0
 notes:

@@ -261,3 +261,15 @@ def test_every_key_of_a_service_reaches_the_kernel(host: Lab) -> None:
     for uid in (991, 992):
         port = host.connect(uid=uid).port or 0
         assert 50000 <= port <= 50099 or port == 50200
+
+
+def test_a_group_is_fenced_but_root_in_it_is_not(host: Lab) -> None:
+    team = {"name": "team", "group": "otel", "source_ports": "54000-54099"}
+    apply(host, team)
+    for protocol in ("tcp", "udp"):
+        for uid, inside in ((1234, True), (0, False)):
+            port = next(FRESH_PORTS)
+            seen = host.connect(protocol, uid=uid, gid=992, source_port=port, timeout=5.0).port
+            assert (seen in range(54000, 54100), seen == port) == (inside, not inside), (protocol, uid, seen)
+    apply(host, {**team, "allow_admin": True})
+    assert host.connect(uid=0, gid=992, source_port=next(FRESH_PORTS), timeout=5.0).port in range(54000, 54100)

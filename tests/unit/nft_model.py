@@ -246,6 +246,7 @@ _STATEMENTS: List[Tuple[re.Pattern[str], Callable[[_Walk, re.Match[str]], Option
         (_PROTOCOL + r" sport vmap @(\S+)", _port_map),
         (r"meta l4proto != tcp", lambda walk, found: _when(walk.frame.protocol != "tcp")),
         (r"meta l4proto " + _PROTOCOL, lambda walk, found: _when(walk.frame.protocol == found[1])),
+        (r"meta skuid 0", lambda walk, found: _when(walk.frame.uid == 0)),
         (r"meta skuid != 4294967295", lambda walk, found: _when(walk.frame.uid not in (None, 4294967295))),
         (r"ct original zone set (\d+)", _zone),
         (r"ct direction reply", lambda walk, found: _when(walk.frame.reply)),

@@ -114,6 +114,8 @@ def read_directly(services: Mapping[str, Mapping[str, Any]], frame: Frame) -> Ve
     if by_user or by_group:
         (own,) = by_user or by_group
         service = services[own]
+        if frame.uid == 0 and not by_user:
+            return Verdict("accept")  # root with a group of the service is not the service
         if service["assignment"] == "rewrite" and frame.new:
             return Verdict("accept", moved_to=own)
         if frame.sport in numbers(service):
