@@ -18,7 +18,7 @@ import os
 import random
 import signal
 import time
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
@@ -161,7 +161,7 @@ class Cable:
 
     def check(self) -> None:
         """See to it that packets come through from this end. Raises HostError."""
-        self._await_ready(self.name)
+        self._await_ready(self.name, [ends.host for ends in self.ends.values()])
         for ends in self.ends.values():
             self._check_route(ends.peer)
 
@@ -169,7 +169,7 @@ class Cable:
         """Set up the other end. Called by the process in the namespace. Raises HostError."""
         self._ip(["link set lo up"])
         self._set_up(FAR_END, {family: (ends.peer, ends.host) for family, ends in self.ends.items()}, self._macs[0])
-        self._await_ready(FAR_END)
+        self._await_ready(FAR_END, [ends.peer for ends in self.ends.values()])
 
     def unplug(self) -> None:
         """Remove the pair, unless it has gone with the namespace already."""
@@ -195,22 +195,32 @@ class Cable:
         ip = self._host.program("ip", package="iproute2")
         self._host.run([ip, "-batch", "-"], data="".join(f"{command}\n" for command in commands))
 
-    def _await_ready(self, name: str) -> None:
-        """Wait until the kernel no longer discards what is sent: it notes in the background that the other end is up."""
-        ip = self._host.program("ip", package="iproute2")
+    def _await_ready(self, name: str, addresses: Sequence[str]) -> None:
+        """Wait until the kernel no longer discards what is sent, and takes what comes to these addresses for its own.
+
+        It notes in the background that the other end is up, and that an IPv6 address can be used (addrconf_dad_work(),
+        even with nodad): until then, what comes to it is forwarded, or dropped.
+        """
         deadline = time.monotonic() + _PATIENCE
-        while True:
-            link = json.loads(self._host.run([ip, "-j", "link", "show", "dev", name]).out)[0]
-            if link.get("operstate") == "UP" and link.get("qdisc") != "noop":
-                return
+        while not (self._is_up(name) and all(self._is_own(address) for address in addresses)):
             if time.monotonic() > deadline:
                 raise HostError(f"the temporary interface {name} does not come up; {WAY_OUT}")
             time.sleep(0.005)
 
-    def _check_route(self, address: str) -> None:
+    def _is_up(self, name: str) -> bool:
+        link = self._show("link", "show", "dev", name)
+        return link.get("operstate") == "UP" and link.get("qdisc") != "noop"
+
+    def _is_own(self, address: str) -> bool:
+        return self._show("route", "get", address).get("type") == "local"
+
+    def _show(self, *args: str) -> Dict[str, Any]:
         ip = self._host.program("ip", package="iproute2")
-        text = self._host.run([ip, "-j", "route", "get", address]).out
-        device = json.loads(text)[0].get("dev")
+        found: Dict[str, Any] = json.loads(self._host.run([ip, "-j", *args]).out)[0]
+        return found
+
+    def _check_route(self, address: str) -> None:
+        device = self._show("route", "get", address).get("dev")
         if device != self.name:
             raise HostError(
                 f"this host's policy routing (ip rule) sends {address} to {device} instead of the temporary peer; {WAY_OUT}"

@@ -24,6 +24,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import Any, Callable, Dict, List, Tuple
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python -I leaves it out
@@ -121,6 +122,28 @@ def _ip(*lines: str, inside: Tuple[str, ...] = ()) -> None:
     )
     if done.returncode != 0:
         raise OSError(f"ip -batch said: {done.stderr.strip()}")
+
+
+def _await_link(addresses: Dict[int, str], inside: Tuple[str, ...] = ()) -> None:
+    """Wait until the interface sends, and takes what comes to its addresses.
+
+    Some time after "up" the kernel still drops everything (the qdisc is noop), and it makes the local route of an IPv6
+    address in the background, even with nodad (addrconf_dad_work()).
+    """
+
+    def show(*args: str) -> Dict[str, Any]:
+        shown = subprocess.run([*inside, "ip", "-j", *args], stdout=subprocess.PIPE, env={"PATH": PATH}, close_fds=False, check=True)
+        answer: Dict[str, Any] = json.loads(shown.stdout)[0]
+        return answer
+
+    deadline = time.monotonic() + 10.0
+    while time.monotonic() < deadline:
+        link = show("link", "show", "eth0")
+        local = all(show("route", "get", address).get("type") == "local" for address in addresses.values())
+        if local and link["operstate"] == "UP" and link["qdisc"] != "noop":
+            return
+        time.sleep(0.002)
+    raise OSError("the cable does not come up")
 
 
 def _set_addresses(own: Dict[int, str], via: Dict[int, str]) -> List[str]:
@@ -221,9 +244,11 @@ class Keeper:
     def connect(self) -> None:
         """Lay the cable between the lab and its peer, and give both their addresses."""
         _ip(f"link add eth0 type veth peer name eth0 netns {self._peer_inside}", "link set eth0 up")
-        peer = _set_addresses(PEER_ADDRESSES, LAB_ADDRESSES)
-        _ip("link set eth0 up", *peer, inside=("nsenter", "--target", str(self._peer_inside), "--net", "--"))
+        peer = ("nsenter", "--target", str(self._peer_inside), "--net", "--")
+        _ip("link set eth0 up", *_set_addresses(PEER_ADDRESSES, LAB_ADDRESSES), inside=peer)
         _ip(*_set_addresses(LAB_ADDRESSES, PEER_ADDRESSES))
+        _await_link(LAB_ADDRESSES)
+        _await_link(PEER_ADDRESSES, peer)
         self._up = True
 
     def power_off(self) -> None:
