@@ -109,7 +109,7 @@ class FenceOfHost:
         return outcome
 
     def _plan(self, request: Request, *, diff: bool) -> Tuple[Outcome, _Steps]:
-        stored = self._store.read()
+        stored = self._stored(request)
         target = _plan.merge(stored, request.services, state=request.state, purge=request.purge)
         resolved = self._resolve(request, target)
         live = self._nft.live()
@@ -125,6 +125,15 @@ class FenceOfHost:
         if diff:
             outcome.after = self._nft.canonical_text(outcome.fence)
         return outcome, steps
+
+    def _stored(self, request: Request) -> Dict[str, Declared]:
+        """The services of the host; whoever takes all of them away need not be able to read them."""
+        try:
+            return self._store.read()
+        except InputError:
+            if request.state == "absent" and request.purge:
+                return {}
+            raise
 
     def _resolve(self, request: Request, target: Mapping[str, Declared]) -> Tuple[Resolved, ...]:
         declared = tuple(target.values())

@@ -153,8 +153,28 @@ def test_verify_finds_a_fence_that_is_not_the_policy(control: Control) -> None:
     before = control.state()
     done = control.play("portfence.egress.verify", egress_services=MYAPP)
     assert done.rc != 0
-    assert "The fence is not what the policy calls for. portfence.egress.site would: load the fence into the kernel" in done.out + done.err
+    assert "The host is not what the policy calls for. portfence.egress.site would: load the fence into the kernel" in done.out + done.err
     assert control.state() == before
+
+
+def test_verify_finds_that_ports_are_not_reserved(control: Control) -> None:
+    control.play("portfence.egress.site", egress_services=MYAPP)
+    control.lab.run(["sh", "-c", "rm /etc/sysctl.d/60-portfence.conf; echo > /proc/sys/net/ipv4/ip_local_reserved_ports"])
+    before = control.state()
+    done = control.play("portfence.egress.verify", egress_services=MYAPP)
+    assert done.rc != 0
+    assert "portfence.egress.site would: set the ephemeral ports" in done.out + done.err
+    assert control.state() == before
+
+
+def test_accounts_to_delete_are_a_list(control: Control) -> None:
+    for name in ("s", "p", "shop"):
+        control.lab.run(["useradd", "--system", "--shell", "/usr/sbin/nologin", name])
+    before = control.state()
+    done = control.play("portfence.egress.remove", "-e", "egress_remove_accounts=shop")
+    assert done.rc != 0
+    assert "is no list; write it as one" in done.out + done.err
+    assert control.state()["accounts"] == before["accounts"]
 
 
 ROLE = """
