@@ -39,12 +39,39 @@ options:
       user:
         description:
           - The account that the service runs as, by name or UID, or a list of them.
-          - Defaults to the name of the service, unless O(services[].group) is given.
+          - Defaults to the name of the service, unless another selector is given, which are O(services[].group),
+            O(services[].classid), O(services[].unit) and O(services[].addresses). A service has one selector.
           - The owner of a packet is the account that opened its socket.
         type: raw
       group:
         description:
-          - The group that the service runs with, by name or GID, or a list of them. It excludes O(services[].user).
+          - The group that the service runs with, by name or GID, or a list of them, instead of O(services[].user).
+        type: raw
+      classid:
+        description:
+          - The class of the net_cls cgroup that the service's processes are in, such as V(0x100001), or V(10:1) as tc writes it.
+          - See M(portfence.egress.cgroup_classid), which makes the cgroup and puts processes in.
+        type: raw
+      unit:
+        description:
+          - The systemd service or slice that the service's processes belong to (cgroup v2), or a list of them. V(worker@.service) stands for
+            all instances of a template. A name without a suffix is that of a service.
+          - The unit has to exist. It is told to the fence by a drop-in before its first process starts, and does not start without the fence.
+          - Needs nftables 0.9.9 and kernel 5.13 or newer.
+        type: raw
+      addresses:
+        description:
+          - Addresses or networks of containers or network namespaces whose traffic this host forwards, IPv4 and IPv6, one or a list.
+        type: raw
+      interface:
+        description:
+          - The interface where the traffic of O(services[].addresses) comes in. Any interface when not given.
+        type: str
+      masquerade:
+        description:
+          - Whether the source address of forwarded traffic becomes that of this host, along with the port, when O(services[].assignment=rewrite).
+          - V(false) translates the port alone, for addresses that are routed beyond this host.
+          - Defaults to V(true). Only with O(services[].addresses).
         type: raw
       protocols:
         description:
@@ -58,8 +85,25 @@ options:
           - V(app) leaves it to the program to bind; everything else is a violation.
           - V(host) expects the range as the C(net.ipv4.ip_local_port_range) of the host (see
             M(portfence.egress.ephemeral_ports)). Only one service of a host can have it, with one range.
+          - V(bpf) lets an eBPF program choose the port when a socket connects, without address translation. It goes with
+            O(services[].user) and O(services[].unit). UDP sockets that do not connect are translated as with V(rewrite).
+          - V(namespace) gives the service a network namespace with an C(ip_local_port_range) of its own (see
+            M(portfence.egress.network_namespace)). It needs one range.
+          - V(auto) is V(bpf) where the host can do it, else V(rewrite).
           - Defaults to V(rewrite).
         type: str
+      share_ports:
+        description:
+          - Whether a port may be used towards several destinations at once with O(services[].assignment=bpf). The program's sockets
+            get C(SO_REUSEADDR) for that. With V(false), each socket has a port of its own.
+          - Defaults to V(false). Only with O(services[].assignment=bpf) and O(services[].assignment=auto).
+        type: raw
+      namespace:
+        description:
+          - A mapping of C(ipv4), C(ipv6) (networks of the veth pair, of which the host has the first address and the namespace the second)
+            and C(dns) (a list of name servers), with O(services[].assignment=namespace).
+          - Without C(ipv4) and C(ipv6), the networks follow from the first port of the service.
+        type: raw
       on_violation:
         description:
           - What happens to a packet of the service with another source port.

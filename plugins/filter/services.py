@@ -9,7 +9,8 @@ from typing import Any, Callable, Dict, List, Mapping
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, shown
-from ansible_collections.portfence.egress.plugins.module_utils._policy import PREFIX_BYTES, parse_variables
+from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_variables
+from ansible_collections.portfence.egress.plugins.module_utils._service import PREFIX_BYTES
 
 DOCUMENTATION = r"""
 name: services

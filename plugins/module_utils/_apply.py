@@ -18,18 +18,19 @@ from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot i
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing
 from ansible_collections.portfence.egress.plugins.module_utils._nftables import (
     CHECK_FAMILY,
     NAT_FAMILIES,
     Fence,
-    Listing,
     compile_fence,
     needs_nat,
 )
-from ansible_collections.portfence.egress.plugins.module_utils._policy import Declared, Service, conflicts
+from ansible_collections.portfence.egress.plugins.module_utils._policy import conflicts
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup, Resolved, resolve
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import build
+from ansible_collections.portfence.egress.plugins.module_utils._service import Declared, Service
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, FENCE_FILE, Store, path_of
 from ansible_collections.portfence.egress.plugins.module_utils._sysctl import kernel_ports, kernel_range
 from ansible_collections.portfence.egress.plugins.module_utils._unit import Unit
@@ -152,8 +153,8 @@ class FenceOfHost:
         fence = compile_for(outcome.services, live)
         outcome.fence = fence.text
         canonical = self._nft.canonical(fence.text)
-        if not _plan.equal(live=live, wanted=canonical, fence=fence):
-            steps.load = _plan.transaction(live=live, wanted=canonical, fence=fence)
+        if not _plan.equal(live=live, wanted=canonical, fence=fence, cgroups={}):
+            steps.load = _plan.transaction(live=live, wanted=canonical, fence=fence, cgroups={})
             steps.counters_restart = CHECK_FAMILY not in live
             outcome.changes.append("load the fence into the kernel")
         if not request.persist:

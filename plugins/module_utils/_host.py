@@ -187,41 +187,42 @@ class Host:
                 raise HostError(f"can't remove {path}: {error.strerror}") from error
 
     @contextmanager
-    def lock(self, *, wait: float = LOCK_WAIT) -> Iterator[None]:
-        """Hold the lock of all changes that PortFence makes to this machine.
+    def lock(self, *, wait: float = LOCK_WAIT, path: Optional[str] = None) -> Iterator[None]:
+        """Hold the lock of all changes that PortFence makes to this machine, or another one.
 
         :param wait: seconds to wait for another run. Raises HostError after that.
         """
         deadline = time.monotonic() + wait
-        handle = self._open_lock()
+        path = path or LOCK_PATH
+        handle = self._open_lock(path)
         try:
-            while not self._take_lock(handle):
+            while not self._take_lock(handle, path):
                 if time.monotonic() >= deadline:
                     raise HostError(
-                        f"another run has held {LOCK_PATH} for {wait:g} seconds; nothing was changed, try again later"
+                        f"another run has held {path} for {wait:g} seconds; nothing was changed, try again later"
                     )
                 time.sleep(0.05)
                 os.close(handle)
                 handle = -1
-                handle = self._open_lock()
+                handle = self._open_lock(path)
             yield
         finally:
             if handle >= 0:
                 os.close(handle)
 
     @staticmethod
-    def _open_lock() -> int:
+    def _open_lock(path: str) -> int:
         try:
-            return os.open(LOCK_PATH, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise HostError(f"can't open the lock {LOCK_PATH}: {error.strerror}") from error
+            raise HostError(f"can't open the lock {path}: {error.strerror}") from error
 
     @staticmethod
-    def _take_lock(handle: int) -> bool:
+    def _take_lock(handle: int, path: str) -> bool:
         """Take the lock if it is free, and if its file is still the one at the path (remove_lock takes it away)."""
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return os.path.samestat(os.fstat(handle), os.stat(LOCK_PATH))
+            return os.path.samestat(os.fstat(handle), os.stat(path))
         except (BlockingIOError, FileNotFoundError):
             return False
 

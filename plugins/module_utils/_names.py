@@ -11,8 +11,8 @@ import pwd
 from typing import Dict, Optional
 
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._policy import is_id
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup
+from ansible_collections.portfence.egress.plugins.module_utils._service import is_id
 
 
 def find_uid(name: str) -> Optional[int]:

@@ -11,14 +11,12 @@ from typing import Dict, List, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
-from ansible_collections.portfence.egress.plugins.module_utils._nftables import (
-    CHECK_FAMILY,
-    FAMILIES,
-    TABLE,
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import (
     Listing,
     parse_counters,
     parse_listing,
 )
+from ansible_collections.portfence.egress.plugins.module_utils._nftables import CHECK_FAMILY, FAMILIES, TABLE
 
 # The oldest version that this collection is tested with (Debian 11).
 OLDEST = (0, 9, 8)

@@ -1,60 +1,74 @@
 # Copyright (c) 2026, PortFence contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ruleset → nftables text, and the kernel's JSON listing → a form that can be compared. Pure.
+"""Ruleset → nftables text. Pure.
 
-Layout (nft 0.9.8 and newer take the same text):
+Layout (nft 0.9.8 and newer take the same text, but for units, which need 0.9.9):
 
-- ``table inet portfence`` checks, at postrouting behind every source NAT: a verdict map leads from protocol and
-  UID (or GID) to the chain of the service, so that the cost of a packet does not grow with the number of services.
+- ``table inet portfence`` checks, at postrouting behind every source NAT: verdict maps lead from what the kernel knows
+  of a packet's sender to the chain of the service (see _nft_table.py).
 - ``table ip portfence`` and ``table ip6 portfence`` assign ports: nft 0.9.8 refuses a NAT of ports alone in ``inet``.
 - Counters are never deleted while their service lives; chains and maps are refilled in one transaction.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any, Callable, Collection, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, List, Mapping, Sequence, Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
-from ansible_collections.portfence.egress.plugins.module_utils._policy import PROTOCOLS
+from ansible_collections.portfence.egress.plugins.module_utils._nft_table import (
+    CLEAR_MARK,
+    HAS_OWNER,
+    Dispatch,
+    Member,
+    Table,
+    chain,
+    concerned,
+    forwarded,
+    owned,
+    set_mark,
+)
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset, ServiceRules
+from ansible_collections.portfence.egress.plugins.module_utils._service import PROTOCOLS
 
 TABLE = "portfence"
 CHECK_FAMILY = "inet"
 NAT_FAMILIES = ("ip", "ip6")
 FAMILIES = (CHECK_FAMILY, *NAT_FAMILIES)
-# An empty chain that tells our tables from one that somebody else named alike (nft 0.9.8 does not list table comments as JSON).
-MARKER = "managed_by_portfence_egress"
 
 # One below the usual srcnat (100): of two nat chains the first to translate a connection wins.
 NAT_PRIORITY = 99
 CHECK_PRIORITY = 110
 REFUSE_PRIORITY = 10
+# Behind everybody who may set a mark on the way out.
+MARK_PRIORITY = 300
 # The usual "raw": before connection tracking (-200) looks the packet up.
 ZONE_PRIORITY = -300
 
 # The opening segment of a TCP connection; replies, live sessions and bulk data are anything else.
 _NOT_OPENING = "tcp flags & (fin | syn | rst | ack) != syn accept"
-# True for every packet that has an owner: (uid_t) -1 is no UID, and a packet without a socket does not match at all.
-_HAS_OWNER = "meta skuid != 4294967295"
 _LEVELS = {"warning": "warn"}
-_KEY_TYPES = {"skuid": "uid", "skgid": "gid"}
-
-Listing = List[Dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Fence:
-    """A compiled fence: tables by family, each the text between its braces."""
+    """A compiled fence.
+
+    :ivar tables: by family, each the text between its braces.
+    :ivar maps: specifications of the maps whose elements are in that text, by family and name.
+    :ivar members: elements of the other maps of the table of the checks, which come and go with units.
+    """
 
     tables: Mapping[str, str]
     maps: Mapping[str, Mapping[str, str]]
+    members: Tuple[Member, ...] = ()
 
     @property
     def text(self) -> str:
-        """A file for ``nft -f`` which gives this fence, on a kernel that has none or this one already."""
+        """A file for ``nft -f`` which gives this fence, on a kernel that has none or this one already.
+
+        Members stay as they are.
+        """
         lines = [
             "# The fence of this host: which source ports its services may use for outbound connections.",
             "# Written by the Ansible collection portfence.egress, loaded by portfence.service. Changes are overwritten.",
@@ -70,6 +84,11 @@ class Fence:
         return "\n".join(
             f"table {family} {TABLE} {{\n{content}}}\n" for family, content in self.tables.items()
         )
+
+    @property
+    def member_maps(self) -> Tuple[str, ...]:
+        """Names of the maps that hold the members."""
+        return tuple(sorted({member.map for member in self.members}))
 
 
 def emptied(family: str, maps: Mapping[str, str]) -> List[str]:
@@ -88,27 +107,6 @@ def emptied(family: str, maps: Mapping[str, str]) -> List[str]:
     ]
 
 
-class _Table:
-    """Text of one table, in the order in which nft 1.0.6 can resolve it: counters, chains, maps, base chains."""
-
-    def __init__(self) -> None:
-        self.counters: List[str] = []
-        self.chains: List[str] = [_chain(MARKER, [])]
-        self.maps: List[str] = []
-        self.base: List[str] = []
-        self.specs: Dict[str, str] = {}
-
-    def add_map(self, name: str, spec: str, elements: Sequence[str]) -> None:
-        """A verdict map. Maps of ranges only load where map and elements come in one declaration (nft 1.0.6)."""
-        self.specs[name] = spec
-        body = ",\n\t\t\t".join(elements)
-        self.maps.append(f"\tmap {name} {{\n\t\t{spec}\n\t\telements = {{\n\t\t\t{body}\n\t\t}}\n\t}}\n")
-
-    @property
-    def text(self) -> str:
-        return "".join([*self.counters, *self.chains, *self.maps, *self.base])
-
-
 def compile_fence(ruleset: Ruleset, *, nat: bool) -> Fence:
     """Write the ruleset as nftables text.
 
@@ -117,10 +115,11 @@ def compile_fence(ruleset: Ruleset, *, nat: bool) -> Fence:
     """
     tables = {CHECK_FAMILY: _check_table(ruleset)}
     if nat or needs_nat(ruleset):
-        tables.update({family: _nat_table(ruleset) for family in NAT_FAMILIES})
+        tables.update({family: _nat_table(ruleset, family) for family in NAT_FAMILIES})
     return Fence(
         tables={family: table.text for family, table in tables.items()},
         maps={family: dict(table.specs) for family, table in tables.items()},
+        members=tuple(tables[CHECK_FAMILY].members),
     )
 
 
@@ -129,8 +128,8 @@ def needs_nat(ruleset: Ruleset) -> bool:
     return any(rules.rewrite for rules in ruleset.services)
 
 
-def _check_table(ruleset: Ruleset) -> _Table:
-    table = _Table()
+def _check_table(ruleset: Ruleset) -> Table:
+    table = Table()
     for rules in ruleset.services:
         table.counters.append(f"\tcounter violations_{rules.name} {{ packets 0 bytes 0 }}\n")
         table.chains.append(_check_chain(rules))
@@ -145,24 +144,66 @@ def _check_table(ruleset: Ruleset) -> _Table:
         declaration=f"type filter hook postrouting priority {CHECK_PRIORITY}; policy accept;",
         services=ruleset.services,
         dispatch=lambda services, suffix: [
-            *_owner_maps(table, services, "check_", f"checked{suffix}"),
+            *owned(table, services, Dispatch("check_", f"checked{suffix}", sockets=False)),
             *_guard_maps(table, [rules for rules in services if rules.exclusive], suffix),
+            *_check_forwarded(table, services, suffix),
         ],
     )
+    _marks(table, ruleset)
     _zones(table, ruleset)
-    refusing = {rules.name for rules in ruleset.services if rules.refuse}
-    if refusing:
-        _base(
-            table,
-            name="output",
-            declaration=f"type filter hook output priority {REFUSE_PRIORITY}; policy accept;",
-            services=_concerned(ruleset.services, refusing),
-            dispatch=lambda services, suffix: _owner_maps(table, services, "refuse_", f"refused{suffix}", refusing),
-        )
+    _refusals(table, ruleset)
     return table
 
 
-def _zones(table: _Table, ruleset: Ruleset) -> None:
+def _check_forwarded(table: Table, services: Sequence[ServiceRules], suffix: str) -> List[str]:
+    """Forwarded packets have no owner, those of this host's sockets have one, and may bear the same address."""
+    lines = [] if suffix else forwarded(table, services, Dispatch("check_", "checked", sockets=False), families=NAT_FAMILIES)
+    return [f"{HAS_OWNER} accept", *lines] if lines else []
+
+
+def _marks(table: Table, ruleset: Ruleset) -> None:
+    """Let postrouting know which packets come from the units of services."""
+    units = {rules.name for rules in ruleset.services if rules.units}
+    if not units:
+        return
+    table.chains.extend(chain(f"mark_{rules.name}", [set_mark(rules)]) for rules in ruleset.services if rules.units)
+    _base(
+        table,
+        name="marking",
+        declaration=f"type filter hook output priority {MARK_PRIORITY}; policy accept;",
+        services=[rules for rules in ruleset.services if rules.units],
+        dispatch=lambda services, suffix: owned(table, services, Dispatch("mark_", f"marked{suffix}", sockets=True)),
+    )
+
+
+def _refusals(table: Table, ruleset: Ruleset) -> None:
+    """Answer violations on the way out, which postrouting can't."""
+    protocols = {rules.name: rules.refused for rules in ruleset.services if rules.refuse}
+    if not protocols:
+        return
+    _base(
+        table,
+        name="output",
+        declaration=f"type filter hook output priority {REFUSE_PRIORITY}; policy accept;",
+        services=concerned(ruleset.services, protocols),
+        dispatch=lambda services, suffix: owned(
+            table, services, Dispatch("refuse_", f"refused{suffix}", sockets=True, only=protocols, protocols=protocols)
+        ),
+    )
+    others = forwarded(
+        table,
+        [rules for rules in ruleset.services if rules.refuse],
+        Dispatch("refuse_", "refused", sockets=False, protocols=protocols),
+        families=NAT_FAMILIES,
+    )
+    if others:
+        lines = [_NOT_OPENING, "meta l4proto != tcp ct direction reply accept", *others]
+        table.base.append(
+            chain("forward", [f"type filter hook forward priority {REFUSE_PRIORITY}; policy accept;", *lines])
+        )
+
+
+def _zones(table: Table, ruleset: Ruleset) -> None:
     """Keep the tracked flows of each rewritten service apart from those of others, and from its own of other ports.
 
     Other protocols than TCP have no closing handshake: the entry of a flow outlives its socket by up to minutes, and a
@@ -171,45 +212,55 @@ def _zones(table: _Table, ruleset: Ruleset) -> None:
     zone holds for the direction of the host only; its number is the service's first port, which no other service has.
     TCP needs none, and must not get one: a connection that is open already would lose its entry.
     """
-    zoned = {rules.name for rules in ruleset.services if rules.rewrite and set(rules.protocols) != {"tcp"}}
+    rewritten = ((rules, tuple(protocol for protocol in rules.rewritten if protocol != "tcp")) for rules in ruleset.services)
+    # Of the services that are not zoned, other protocols than TCP are what matters as well.
+    protocols = {rules.name: tuple(protocol for protocol in rules.protocols if protocol != "tcp") for rules in ruleset.services}
+    zoned = {rules.name: found for rules, found in rewritten if found}
     if not zoned:
         return
     table.chains.extend(
-        _chain(f"zone_{rules.name}", [*_spared(rules), f"ct original zone set {rules.ports.ranges[0].low}"])
+        chain(f"zone_{rules.name}", [*_spared(rules), f"ct original zone set {rules.ports.ranges[0].low}"])
         for rules in ruleset.services
         if rules.name in zoned
     )
-    lines = [
-        f"type filter hook output priority {ZONE_PRIORITY}; policy accept;",
-        "meta l4proto tcp accept",
-        'oifname "lo" accept',
-        *_owner_maps(table, ruleset.services, "zone_", "zoned", zoned, PROTOCOLS[1:]),
-    ]
-    table.base.append(_chain("raw", lines))
+    protocols.update(zoned)
+    own = owned(table, ruleset.services, Dispatch("zone_", "zoned", sockets=True, only=zoned, protocols=protocols))
+    others = forwarded(
+        table,
+        [rules for rules in ruleset.services if rules.name in zoned],
+        Dispatch("zone_", "zoned", sockets=False, protocols=protocols),
+        families=NAT_FAMILIES,
+        original=False,
+    )
+    for name, hook, lines in (("raw", "output", own), ("raw_forwarded", "prerouting", others)):
+        if lines:
+            lines = ["meta l4proto tcp accept", *(['oifname "lo" accept'] if hook == "output" else []), *lines]
+            declaration = f"type filter hook {hook} priority {ZONE_PRIORITY}; policy accept;"
+            table.base.append(chain(name, [declaration, *lines]))
 
 
-def _nat_table(ruleset: Ruleset) -> _Table:
-    table = _Table()
-    rewriting = {rules.name for rules in ruleset.services if rules.rewrite}
+def _nat_table(ruleset: Ruleset, family: str) -> Table:
+    table = Table()
+    protocols = {rules.name: rules.rewritten for rules in ruleset.services if rules.rewrite}
     table.chains.extend(_assign_chain(rules) for rules in ruleset.services if rules.rewrite)
+
+    def dispatch(services: Sequence[ServiceRules], suffix: str) -> List[str]:
+        way = Dispatch("assign_", f"assigned{suffix}", sockets=False, only=protocols, protocols=protocols)
+        others = [] if suffix else forwarded(table, services, way, families=[family], original=False)
+        return [*owned(table, services, way), *([f"{HAS_OWNER} accept", *others] if others else [])]
+
     _base(
         table,
         name="postrouting",
         declaration=f"type nat hook postrouting priority {NAT_PRIORITY}; policy accept;",
-        services=_concerned(ruleset.services, rewriting),
-        dispatch=lambda services, suffix: _owner_maps(table, services, "assign_", f"assigned{suffix}", rewriting),
+        services=concerned(ruleset.services, protocols),
+        dispatch=dispatch,
     )
     return table
 
 
-def _concerned(services: Sequence[ServiceRules], names: Collection[str]) -> List[ServiceRules]:
-    """The services with these names, and those whose users must be kept from the groups of them: the user decides first."""
-    by_group = any(rules.gids for rules in services if rules.name in names)
-    return [rules for rules in services if rules.name in names or (by_group and rules.uids)]
-
-
 def _base(
-    table: _Table,
+    table: Table,
     *,
     name: str,
     declaration: str,
@@ -225,46 +276,15 @@ def _base(
             lines.append("meta l4proto != tcp ct direction reply accept")
         on_loopback = dispatch([rules for rules in services if rules.loopback], "_lo")
         if on_loopback:
-            table.chains.append(_chain(f"{name}_lo", on_loopback))
+            table.chains.append(chain(f"{name}_lo", on_loopback))
             lines.append(f'oifname "lo" goto {name}_lo')
         else:
             lines.append('oifname "lo" accept')
         lines.extend(dispatch(services, ""))
-    table.base.append(_chain(name, lines))
+    table.base.append(chain(name, lines))
 
 
-def _owner_maps(
-    table: _Table,
-    services: Sequence[ServiceRules],
-    prefix: str,
-    name: str,
-    only: Optional[Collection[str]] = None,
-    protocols: Sequence[str] = PROTOCOLS,
-) -> List[str]:
-    """Verdict maps from owner to chain; packets of services other than ``only`` are accepted."""
-
-    def verdict(rules: ServiceRules) -> str:
-        return f"goto {prefix}{rules.name}" if only is None or rules.name in only else "accept"
-
-    if only is not None:
-        services = _concerned(services, only)
-    rules_text = []
-    for key, ids in (("skuid", "uids"), ("skgid", "gids")):
-        kind = _KEY_TYPES[key]
-        elements = [
-            f"{protocol} . {number} : {verdict(rules)}"
-            for rules in services
-            for number in (rules.uids if ids == "uids" else rules.gids)
-            for protocol in rules.protocols
-            if protocol in protocols
-        ]
-        if elements:
-            table.add_map(f"{name}_{kind}s", f"type inet_proto . {kind} : verdict;", elements)
-            rules_text.append(f"meta l4proto . meta {key} vmap @{name}_{kind}s")
-    return rules_text
-
-
-def _guard_maps(table: _Table, services: Sequence[ServiceRules], suffix: str) -> List[str]:
+def _guard_maps(table: Table, services: Sequence[ServiceRules], suffix: str) -> List[str]:
     rules_text = []
     for protocol in PROTOCOLS:
         elements = [
@@ -276,14 +296,15 @@ def _guard_maps(table: _Table, services: Sequence[ServiceRules], suffix: str) ->
         if elements:
             name = f"guarded{suffix}_{protocol}"
             table.add_map(name, "type inet_service : verdict; flags interval;", elements)
-            rules_text.append(f"{_HAS_OWNER} {protocol} sport vmap @{name}")
+            rules_text.append(f"{HAS_OWNER} {protocol} sport vmap @{name}")
     return rules_text
 
 
 def _check_chain(rules: ServiceRules) -> str:
-    return _chain(
+    return chain(
         f"check_{rules.name}",
         [
+            *([CLEAR_MARK] if rules.units else []),
             *_spared(rules),
             *_inside(rules),
             _log(rules, "violation"),
@@ -293,7 +314,7 @@ def _check_chain(rules: ServiceRules) -> str:
 
 
 def _refuse_chain(rules: ServiceRules) -> str:
-    return _chain(
+    return chain(
         f"refuse_{rules.name}",
         [
             *_spared(rules),
@@ -307,7 +328,7 @@ def _refuse_chain(rules: ServiceRules) -> str:
 
 
 def _guard_chain(rules: ServiceRules) -> str:
-    return _chain(
+    return chain(
         f"guard_{rules.name}",
         [
             _log(rules, "intrusion"),
@@ -336,75 +357,15 @@ def _log(rules: ServiceRules, event: str) -> str:
 def _assign_chain(rules: ServiceRules) -> str:
     """Ports inside are kept (a clash is solved within their range); others are spread over the ranges by size."""
     lines = _spared(rules)
+    # Masquerade changes the source address to that of the interface, which only forwarded traffic needs.
+    nat = "masquerade" if rules.addresses and rules.masquerade else "snat"
     parts = list(rules.ports)
-    for protocol in rules.protocols:
+    for protocol in rules.rewritten:
         if len(parts) > 1:
-            lines.extend(f"{protocol} sport {part} snat to :{part}" for part in parts)
+            lines.extend(f"{protocol} sport {part} {nat} to :{part}" for part in parts)
         left = rules.ports.size
         for part in parts[:-1]:
-            lines.append(f"meta l4proto {protocol} numgen random mod {left} < {part.size} snat to :{part}")
+            lines.append(f"meta l4proto {protocol} numgen random mod {left} < {part.size} {nat} to :{part}")
             left -= part.size
-        lines.append(f"meta l4proto {protocol} snat to :{parts[-1]}")
-    return _chain(f"assign_{rules.name}", lines)
-
-
-def _chain(name: str, lines: Iterable[str]) -> str:
-    return "".join([f"\tchain {name} {{\n", *(f"\t\t{line}\n" for line in lines), "\t}\n"])
-
-
-def parse_listing(text: str) -> Listing:
-    """Objects of ``nft -j list …``, without what differs between two equal rulesets.
-
-    Handles go, counters are set to zero, objects are sorted by kind and name, elements by value; rules keep their
-    order. Raises PortFenceError when it is no listing.
-    """
-    try:
-        objects = json.loads(text)["nftables"]
-        return sorted((_normal(item) for item in objects if "metainfo" not in item), key=_place)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PortFenceError(f"nft -j printed something that is no listing: {text[:200]!r}") from error
-
-
-def _normal(item: Mapping[str, Any]) -> Dict[str, Any]:
-    ((kind, content),) = item.items()
-    kept = {key: value for key, value in content.items() if key != "handle"}
-    if kind == "counter":
-        kept.update(packets=0, bytes=0)
-    if "elem" in kept:
-        kept["elem"] = sorted(kept["elem"], key=_stable)
-    return {kind: kept}
-
-
-def _place(item: Mapping[str, Any]) -> Tuple[str, str, str]:
-    # Python's sort is stable: rules of one chain stay in the kernel's order.
-    ((kind, content),) = item.items()
-    return (content.get("family", ""), kind, content.get("chain", "") if kind == "rule" else content.get("name", ""))
-
-
-def _stable(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
-def family_of(listing: Listing, family: str) -> Listing:
-    """Only the objects of one family."""
-    return [item for item in listing for content in item.values() if content.get("family") == family]
-
-
-def names_of(listing: Listing, kind: str) -> List[str]:
-    """Names of all objects of a kind (``chain``, ``map``, ``set``, ``counter``)."""
-    return [item[kind]["name"] for item in listing if kind in item]
-
-
-def is_ours(listing: Listing) -> bool:
-    """Whether a listed table was written by this collection."""
-    return MARKER in names_of(listing, "chain")
-
-
-def parse_counters(text: str) -> Dict[str, Tuple[int, int]]:
-    """``nft -j list counters`` → counter name to packets and bytes. Raises PortFenceError."""
-    try:
-        objects = json.loads(text)["nftables"]
-        counters = [item["counter"] for item in objects if "counter" in item]
-        return {item["name"]: (int(item["packets"]), int(item["bytes"])) for item in counters}
-    except (ValueError, KeyError, TypeError) as error:
-        raise PortFenceError(f"nft -j printed something that is no list of counters: {text[:200]!r}") from error
+        lines.append(f"meta l4proto {protocol} {nat} to :{parts[-1]}")
+    return chain(f"assign_{rules.name}", lines)

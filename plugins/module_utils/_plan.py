@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Sequence
 
+from ansible_collections.portfence.egress.plugins.module_utils._cgroups import UnitCgroup
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
-from ansible_collections.portfence.egress.plugins.module_utils._nftables import (
-    TABLE,
-    Fence,
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import (
     Listing,
-    emptied,
+    elements_of,
     family_of,
     is_ours,
     names_of,
+    without_elements,
 )
-from ansible_collections.portfence.egress.plugins.module_utils._policy import Declared
+from ansible_collections.portfence.egress.plugins.module_utils._nftables import CHECK_FAMILY, TABLE, Fence, emptied
+from ansible_collections.portfence.egress.plugins.module_utils._service import Declared
 
 # Kinds of objects that stay unless they differ from what is wanted (rules are flushed with their chains).
 _KEPT = {"table", "chain", "rule", "counter"}
@@ -51,13 +52,16 @@ def check_owner(live: Mapping[str, Listing]) -> None:
             )
 
 
-def transaction(*, live: Mapping[str, Listing], wanted: Listing, fence: Fence) -> str:
+def transaction(
+    *, live: Mapping[str, Listing], wanted: Listing, fence: Fence, cgroups: Mapping[UnitCgroup, Sequence[str]]
+) -> str:
     """The one ``nft -f`` input that turns the live tables into the wanted ones.
 
     Counters and base chains that stay are never deleted, so no count is lost and no packet passes in between.
 
     :param live: our tables as they are, by family.
     :param wanted: the kernel's own listing of the fence.
+    :param cgroups: see :func:`member_commands`.
     """
     lines: List[str] = []
     for family in fence.tables:
@@ -76,7 +80,19 @@ def transaction(*, live: Mapping[str, Listing], wanted: Listing, fence: Fence) -
                 lines.append(f"delete chain {table} {name}")
         counters = names_of(then, "counter")
         lines.extend(f"delete counter {table} {name}" for name in names_of(now, "counter") if name not in counters)
-    return "\n".join([*lines, fence.body])
+    return "\n".join([*lines, fence.body, *member_commands(fence, cgroups)])
+
+
+def member_commands(fence: Fence, cgroups: Mapping[UnitCgroup, Sequence[str]]) -> List[str]:
+    """Commands that tell the fence which cgroups its units have.
+
+    :param cgroups: place of a unit to the paths of the cgroups that exist there.
+    """
+    return [
+        f'add element {CHECK_FAMILY} {TABLE} {member.map} {{ "{path}" : {member.verdict} }}'
+        for member in fence.members
+        for path in cgroups.get(member.place, ())
+    ]
 
 
 def removal(live: Mapping[str, Listing]) -> str:
@@ -84,9 +100,27 @@ def removal(live: Mapping[str, Listing]) -> str:
     return "".join(f"delete table {family} {TABLE}\n" for family in live)
 
 
-def equal(*, live: Mapping[str, Listing], wanted: Listing, fence: Fence) -> bool:
-    """Whether the kernel has exactly this fence."""
-    return set(live) == set(fence.tables) and all(live[family] == family_of(wanted, family) for family in live)
+def equal(
+    *, live: Mapping[str, Listing], wanted: Listing, fence: Fence, cgroups: Mapping[UnitCgroup, Sequence[str]]
+) -> bool:
+    """Whether the kernel has exactly this fence, and every cgroup of its units in it.
+
+    The cgroups of units that have ended may be left; nft lists them by number.
+    """
+    if set(live) != set(fence.tables):
+        return False
+    checks = live[CHECK_FAMILY]
+    for name in fence.member_maps:
+        needed = {
+            path: member.verdict for member in fence.members if member.map == name for path in cgroups.get(member.place, ())
+        }
+        found = {path: verdict for path, verdict in elements_of(checks, name).items() if not path.isdigit()}
+        if found != needed:
+            return False
+    return all(
+        without_elements(listing, fence.member_maps) == without_elements(family_of(wanted, family), fence.member_maps)
+        for family, listing in live.items()
+    )
 
 
 def _by_name(listing: Listing, kind: str) -> Dict[str, Any]:

@@ -18,7 +18,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import Ho
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._netns import FAMILIES, ipv6_in_use
 from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
-from ansible_collections.portfence.egress.plugins.module_utils._policy import Declared, conflicts
+from ansible_collections.portfence.egress.plugins.module_utils._policy import conflicts
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet, PortSyntaxError
 from ansible_collections.portfence.egress.plugins.module_utils._probe_accounts import (
     accounts_of,
@@ -35,6 +35,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._probe_peer impor
 from ansible_collections.portfence.egress.plugins.module_utils._probe_slots import slots_for
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup, Resolved, resolve
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import build
+from ansible_collections.portfence.egress.plugins.module_utils._service import Declared
 from ansible_collections.portfence.egress.plugins.module_utils._store import PROBE_COUNTS_FILE, RUN, Store
 
 _SHORTEST, _LONGEST = 0.1, 60.0

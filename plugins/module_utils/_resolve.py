@@ -1,15 +1,16 @@
 # Copyright (c) 2026, PortFence contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Names of accounts and groups → the numeric ids that the kernel compares. Pure but for the injected look-up."""
+"""Names of accounts, groups and units → what the kernel compares. Pure but for the injected look-up."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Callable, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils._cgroups import UnitCgroup, default_slice, locate
 from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem
-from ansible_collections.portfence.egress.plugins.module_utils._policy import HIGHEST_ID, Declared, Service, is_id
+from ansible_collections.portfence.egress.plugins.module_utils._service import HIGHEST_ID, Declared, Service, is_id
 
 # Stands for an account that does not exist yet, in a prediction only; counted down, and never loaded in the kernel's live tables.
 FIRST_PLANNED_UID = HIGHEST_ID - 1
@@ -17,19 +18,21 @@ FIRST_PLANNED_UID = HIGHEST_ID - 1
 
 @dataclass(frozen=True)
 class Resolved:
-    """A service with the ids of its owners."""
+    """A service with the ids of its owners, and the places of its units."""
 
     service: Service
     uids: Tuple[int, ...]
     gids: Tuple[int, ...]
+    units: Tuple[UnitCgroup, ...] = ()
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """How names are found: functions that give an id, or None for a name that does not exist."""
+    """How names are found: functions that give an id, or the slice of a unit; None for a name that does not exist."""
 
     uid: Callable[[str], Optional[int]]
     gid: Callable[[str], Optional[int]]
+    slice_of: Callable[[str], Optional[str]] = default_slice
 
 
 def resolve(
@@ -76,8 +79,22 @@ def resolve(
                 ids[kind].append(number)
         if not item.service.allow_admin:
             problems.extend(_admins(item, ids, admin_uids))
-        resolved.append(Resolved(item.service, tuple(sorted(set(ids["user"]))), tuple(sorted(set(ids["group"])))))
+        units = _locate(item, lookup, problems)
+        resolved.append(Resolved(item.service, tuple(sorted(set(ids["user"]))), tuple(sorted(set(ids["group"]))), units))
     return tuple(resolved), problems
+
+
+def _locate(item: Declared, lookup: Lookup, problems: List[Problem]) -> Tuple[UnitCgroup, ...]:
+    units = []
+    for unit in item.service.units:
+        slice_name = lookup.slice_of(unit)
+        if slice_name is None:
+            problems.append(
+                Problem(f"{item.path}.unit", f"there is no unit {unit} on this host; install it first, or write the name of another one")
+            )
+        else:
+            units.append(locate(unit, slice_name))
+    return tuple(units)
 
 
 def _admins(item: Declared, ids: Mapping[str, Sequence[int]], admin_uids: Mapping[int, str]) -> List[Problem]:

@@ -9,8 +9,11 @@ A packet that leaves the host is treated in this order:
 2. Check: a packet of an owner with any other source port is a violation.
 3. Guard: a packet of anyone else with a port of an exclusive service is an intrusion.
 
+A packet that the host made belongs to the service of its socket's unit, class, user or group, the first of these that
+there is. A packet that the host forwards has no owner; it belongs to the service with its address, and is no intrusion.
+
 TCP is looked at when a connection opens (SYN without ACK); other protocols per packet, in the direction of the
-connection that the host opened. Packets without an owner (forwarded, or made by the kernel) are not looked at.
+connection that was opened.
 """
 
 from __future__ import annotations
@@ -18,26 +21,45 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional, Sequence, Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils._policy import Log
+from ansible_collections.portfence.egress.plugins.module_utils._cgroups import UnitCgroup
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
+from ansible_collections.portfence.egress.plugins.module_utils._service import Log
 
 
 @dataclass(frozen=True)
 class ServiceRules:
-    """What the fence knows of one service. Ids are numbers, ports inclusive ranges."""
+    """What the fence knows of one service. Ids are numbers, ports inclusive ranges, addresses networks in CIDR notation."""
 
     name: str
     uids: Tuple[int, ...]
     gids: Tuple[int, ...]
     ports: PortSet
     protocols: Tuple[str, ...]
-    rewrite: bool
+    assignment: str
     on_violation: str
     exclusive: bool
     loopback: bool
     log: Log
     allow_admin: bool = False
+    classid: Optional[int] = None
+    units: Tuple[UnitCgroup, ...] = ()
+    addresses: Tuple[str, ...] = ()
+    interface: Optional[str] = None
+    masquerade: bool = True
+
+    @property
+    def rewritten(self) -> Tuple[str, ...]:
+        """Protocols of which the host translates the source port."""
+        if self.assignment == "bpf":
+            # A TCP socket has its port when it connects; UDP can do without connecting.
+            return tuple(protocol for protocol in self.protocols if protocol != "tcp")
+        return self.protocols if self.assignment == "rewrite" else ()
+
+    @property
+    def rewrite(self) -> bool:
+        """Whether the host translates any source port of the service."""
+        return bool(self.rewritten)
 
     @property
     def spares_root(self) -> bool:
@@ -45,9 +67,16 @@ class ServiceRules:
         return bool(self.gids) and not self.allow_admin
 
     @property
+    def refused(self) -> Tuple[str, ...]:
+        """Protocols of which a violation is answered at once, on the way out: the port must be final there."""
+        if self.on_violation != "reject":
+            return ()
+        return tuple(protocol for protocol in self.protocols if protocol not in self.rewritten)
+
+    @property
     def refuse(self) -> bool:
-        """Whether a violation can be answered at once, on the way out: the port must be final there."""
-        return self.on_violation == "reject" and not self.rewrite
+        """Whether any violation is answered at once."""
+        return bool(self.refused)
 
     @property
     def blocks(self) -> bool:
@@ -57,13 +86,20 @@ class ServiceRules:
 
 @dataclass(frozen=True)
 class Packet:
-    """The opening packet of a connection as it leaves, as far as a fence looks at it."""
+    """The opening packet of a connection as it leaves, as far as a fence looks at it.
+
+    A forwarded packet has the address that it came from, and no uid.
+    """
 
     protocol: str
     source_port: int
     uid: Optional[int]
     gid: Optional[int] = None
     loopback: bool = False
+    classid: Optional[int] = None
+    unit: Optional[str] = None
+    address: Optional[str] = None
+    interface: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -73,18 +109,18 @@ class Ruleset:
     services: Tuple[ServiceRules, ...]
 
     def owner(self, packet: Packet) -> Optional[ServiceRules]:
-        """The service that a packet belongs to. The user decides before the group."""
+        """The service that a packet belongs to: unit, class, user and group decide in this order."""
         eligible = [
             rules
             for rules in self.services
             if packet.protocol in rules.protocols and (rules.loopback or not packet.loopback)
         ]
-        for rules in eligible:
-            if packet.uid in rules.uids:
-                return rules
-        for rules in eligible:
-            if packet.gid in rules.gids:
-                return rules
+        if packet.uid is None:
+            return next((rules for rules in eligible if _comes_from(packet, rules)), None)
+        for belongs in (_in_unit, _in_class, _of_user, _of_group):
+            for rules in eligible:
+                if belongs(packet, rules):
+                    return rules
         return None
 
     def judge(self, packet: Packet) -> Tuple[str, Optional[str]]:
@@ -105,6 +141,31 @@ class Ruleset:
         return ("pass", None)
 
 
+def _in_unit(packet: Packet, rules: ServiceRules) -> bool:
+    return packet.unit is not None and any(place.matches(packet.unit) for place in rules.units)
+
+
+def _in_class(packet: Packet, rules: ServiceRules) -> bool:
+    return packet.classid is not None and packet.classid == rules.classid
+
+
+def _of_user(packet: Packet, rules: ServiceRules) -> bool:
+    return packet.uid in rules.uids
+
+
+def _of_group(packet: Packet, rules: ServiceRules) -> bool:
+    return packet.gid in rules.gids
+
+
+def _comes_from(packet: Packet, rules: ServiceRules) -> bool:
+    if packet.address is None or not rules.addresses or rules.interface not in (None, packet.interface):
+        return False
+    import ipaddress
+
+    address = ipaddress.ip_address(packet.address)
+    return any(address in ipaddress.ip_network(network) for network in rules.addresses)
+
+
 def build(resolved: Sequence[Resolved]) -> Ruleset:
     """The ruleset of all services of a host, sorted by name so that equal policies give equal text."""
     return Ruleset(
@@ -115,12 +176,17 @@ def build(resolved: Sequence[Resolved]) -> Ruleset:
                 gids=item.gids,
                 ports=item.service.source_ports,
                 protocols=item.service.protocols,
-                rewrite=item.service.assignment == "rewrite",
+                assignment=item.service.assignment,
                 on_violation=item.service.on_violation,
                 exclusive=item.service.exclusive,
                 loopback=item.service.loopback,
                 log=item.service.log,
                 allow_admin=item.service.allow_admin,
+                classid=item.service.classid,
+                units=item.units,
+                addresses=item.service.addresses,
+                interface=item.service.interface,
+                masquerade=item.service.masquerade,
             )
             for item in sorted(resolved, key=lambda item: item.service.name)
         )

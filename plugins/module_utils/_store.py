@@ -11,7 +11,8 @@ from typing import Dict, List
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._policy import Declared, Service, parse_list
+from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
+from ansible_collections.portfence.egress.plugins.module_utils._service import Declared, Service
 
 BASE = "/etc/portfence"
 FOLDER = f"{BASE}/services.d"

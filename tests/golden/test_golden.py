@@ -19,7 +19,8 @@ import pytest
 import yaml
 from ansible_collections.portfence.egress.plugins.module_utils import _plan
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError
-from ansible_collections.portfence.egress.plugins.module_utils._nftables import Fence, Listing, parse_listing
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing, parse_listing
+from ansible_collections.portfence.egress.plugins.module_utils._nftables import Fence
 from ansible_collections.portfence.egress.tests.unit.nft_model import read
 from ansible_collections.portfence.egress.tests.unit.pipeline import compile_policy, lookup
 
@@ -94,9 +95,9 @@ def test_the_kernel_takes_it_again_and_again(case: Path, kernel: Kernel) -> None
     """A file that is loaded twice, as by a reload of the boot unit, changes nothing."""
     text = (case / "nftables.nft").read_text(encoding="utf-8")
     kernel.load(text)
-    first = kernel.nft("list", "ruleset")
+    first = kernel.tables()
     kernel.load(text)
-    assert kernel.nft("list", "ruleset") == first
+    assert kernel.tables() == first
     assert set(kernel.packets()) == set(read(compiled(case).body)["inet"].counters)
 
 
@@ -120,7 +121,7 @@ def test_one_fence_becomes_another_in_one_transaction(before: Path, after: Path,
     kernel.load(old.text)
     assert kernel.packets() == counts, "a file that is loaded again keeps counts"
     listing = [item for table in wanted.values() for item in table]
-    kernel.load(_plan.transaction(live=kernel.tables(), wanted=listing, fence=new))
+    kernel.load(_plan.transaction(live=kernel.tables(), wanted=listing, fence=new, cgroups={}))
 
     now = kernel.tables()
     assert {family: now[family] for family in new.tables} == wanted

@@ -9,6 +9,7 @@ so that a new statement can't slip past the tests.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, FrozenSet, List, Optional, Tuple
@@ -116,6 +117,11 @@ def _element(text: str) -> Tuple[Any, Any, str]:
     if found := re.fullmatch(r"(\w+) \. (\d+) : (accept|goto \S+)", text):
         key = (found[1], int(found[2]))
         return key, key, found[3]
+    if found := re.fullmatch(r"0x([0-9a-f]{8}) : (accept|goto \S+)", text):
+        return int(found[1], 16), int(found[1], 16), found[2]
+    if found := re.fullmatch(r"([0-9a-f.:]+/\d+) : (goto \S+)", text):
+        network = ipaddress.ip_network(found[1])
+        return int(network.network_address), int(network.broadcast_address), found[2]
     found = re.fullmatch(r"(\d+)(?:-(\d+))? : (goto \S+)", text)
     assert found, text
     return int(found[1]), int(found[2] or found[1]), found[3]
@@ -124,7 +130,7 @@ def _element(text: str) -> Tuple[Any, Any, str]:
 def _check_references(table: Table) -> None:
     rules = "\n".join(re.sub(r'log prefix "[^"]*"', "", rule) for chain in table.chains.values() for rule in chain)
     verdicts = "\n".join(verdict for elements in table.maps.values() for _low, _high, verdict in elements)
-    assert set(re.findall(r"goto (\S+)", f"{rules}\n{verdicts}")) <= set(table.chains)
+    assert set(re.findall(r"(?:goto|jump) ([\w.-]+)", f"{rules}\n{verdicts}")) <= set(table.chains)
     assert set(re.findall(r"@(\S+)", rules)) == set(table.maps)
     assert set(re.findall(r'counter name "([^"]+)"', rules)) == set(table.counters)
     for elements in table.maps.values():

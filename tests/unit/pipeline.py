@@ -11,9 +11,10 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem
 from ansible_collections.portfence.egress.plugins.module_utils._nftables import Fence, compile_fence
 from ansible_collections.portfence.egress.plugins.module_utils._plan import merge
-from ansible_collections.portfence.egress.plugins.module_utils._policy import Declared, Service, parse_variables
+from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_variables
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup, Resolved, resolve
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset, build
+from ansible_collections.portfence.egress.plugins.module_utils._service import Declared, Service
 
 NOBODY = Lookup(uid=lambda name: None, gid=lambda name: None)
 

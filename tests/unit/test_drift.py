@@ -12,17 +12,18 @@ from typing import Any, Dict, List
 import pytest
 import yaml
 from ansible_collections.portfence.egress.plugins.doc_fragments.services import ModuleDocFragment
-from ansible_collections.portfence.egress.plugins.module_utils import _policy
+from ansible_collections.portfence.egress.plugins.module_utils import _service
 from ansible_collections.portfence.egress.plugins.module_utils._argument_spec import service_options, services_argument
-from ansible_collections.portfence.egress.plugins.module_utils._policy import Service
+from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
+from ansible_collections.portfence.egress.plugins.module_utils._service import Service
 
 REPOSITORY = Path(__file__).parents[2]
 CHOICES = {
-    "state": _policy.STATES,
-    "assignment": _policy.ASSIGNMENTS,
-    "on_violation": _policy.ON_VIOLATION,
-    "protocols": _policy.PROTOCOLS,
-    "log": _policy.LOG_LEVELS,
+    "state": _service.STATES,
+    "assignment": _service.ASSIGNMENTS,
+    "on_violation": _service.ON_VIOLATION,
+    "protocols": _service.PROTOCOLS,
+    "log": _service.LOG_LEVELS,
 }
 
 
@@ -38,13 +39,20 @@ def descriptions(option: Dict[str, Any]) -> str:
 
 
 def test_the_argument_spec_has_the_keys_of_the_schema() -> None:
-    assert set(service_options()) == {"name", *_policy.KEYS}
+    assert set(service_options()) == {"name", *_service.KEYS}
 
 
 def test_a_service_as_plain_data_has_the_keys_of_the_schema() -> None:
-    (item,) = _policy.parse_list([{"name": "a", "source_ports": 1, "uid": 5, "log": {"prefix": "x"}}])
-    assert set(item.service.to_dict()) == {"name", *_policy.KEYS}
-    assert set(item.service.to_dict()["log"]) == set(_policy.LOG_KEYS)
+    base = {"source_ports": 1, "log": {"prefix": "x"}}
+    given = [
+        {**base, "name": "a", "uid": 5, "assignment": "bpf"},
+        {**base, "name": "b", "classid": "10:1", "assignment": "namespace", "namespace": {"dns": "10.1.1.1"}},
+        {**base, "name": "c", "addresses": "10.1.0.0/16", "interface": "br0"},
+    ]
+    written = [item.service.to_dict() for item in parse_list(given)]
+    assert {key for data in written for key in data} == {"name", *_service.KEYS}
+    assert all(set(data["log"]) == set(_service.LOG_KEYS) for data in written)
+    assert [item.service for item in parse_list(written)] == [item.service for item in parse_list(given)]
 
 
 def test_the_documentation_says_what_the_argument_spec_says() -> None:
@@ -68,8 +76,8 @@ def test_every_choice_is_documented(key: str) -> None:
 
 def test_the_keys_of_a_log_are_documented() -> None:
     said = descriptions(documented()["suboptions"]["log"])
-    assert [key for key in _policy.LOG_KEYS if f"C({key})" not in said] == []
-    assert f"at most {_policy.PREFIX_BYTES['nftables']} bytes" in said
+    assert [key for key in _service.LOG_KEYS if f"C({key})" not in said] == []
+    assert f"at most {_service.PREFIX_BYTES['nftables']} bytes" in said
 
 
 def test_documented_defaults_are_those_of_a_service() -> None:
@@ -96,18 +104,18 @@ def readme_table() -> Dict[str, List[str]]:
 
 def test_the_readme_has_every_key_and_choice() -> None:
     table = readme_table()
-    assert set(table) == set(_policy.KEYS)
+    assert set(table) == set(_service.KEYS)
     for key in ("assignment", "on_violation", "protocols"):
         words = set(re.findall(r"`(\w+)", " ".join(table[key])))
         assert set(CHOICES[key]) <= words, key
-    assert all(f"`{key}`" in table["log"][1] for key in _policy.LOG_KEYS)
-    assert f"{_policy.PREFIX_BYTES['nftables']} bytes" in table["log"][1]
+    assert all(f"`{key}`" in table["log"][1] for key in _service.LOG_KEYS)
+    assert f"{_service.PREFIX_BYTES['nftables']} bytes" in table["log"][1]
 
 
 def test_defaults_in_the_readme_are_those_of_a_service() -> None:
     default = Service(name="a")
     for key, (shown, _meaning) in readme_table().items():
-        if key in ("source_ports", "user", "group", "uid"):
+        if key in ("source_ports", "interface", "namespace", "uid", *_service.SELECTORS):
             continue
         value = yaml.safe_load(shown.strip("`"))
         wanted = {"level": default.log.level, "rate": default.log.rate} if key == "log" else getattr(default, key)

@@ -12,14 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils._policy import (
-    LOG_LEVELS,
-    ON_VIOLATION,
-    PROTOCOLS,
-    parse_list,
-    parse_variables,
-)
+from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list, parse_variables
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Packet
+from ansible_collections.portfence.egress.plugins.module_utils._service import LOG_LEVELS, ON_VIOLATION, PROTOCOLS
 from ansible_collections.portfence.egress.tests.unit.nft_model import OPENING, Chances, Fate, Frame, read, send
 from ansible_collections.portfence.egress.tests.unit.pipeline import compile_policy
 from hypothesis import HealthCheck, given, settings

@@ -29,6 +29,8 @@ def test_a_service_comes_out_complete() -> None:
             "state": "present",
             "user": ["myapp"],
             "group": [],
+            "unit": [],
+            "addresses": [],
             "source_ports": ["50000-50999", "52000"],
             "protocols": ["tcp", "udp"],
             "assignment": "rewrite",

@@ -141,8 +141,8 @@ def test_a_lock_whose_file_was_removed_is_not_the_one_that_others_take(
 
         opened = 0
 
-        def _open_lock(self) -> int:
-            handle = super()._open_lock()
+        def _open_lock(self, path: str) -> int:
+            handle = super()._open_lock(path)
             self.opened += 1
             if self.opened == 1:
                 self.remove_lock()

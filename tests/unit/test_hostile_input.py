@@ -16,7 +16,8 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.portfence.egress.plugins.filter.services import services
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError
-from ansible_collections.portfence.egress.plugins.module_utils._policy import KEYS, LOG_KEYS, parse_list
+from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
+from ansible_collections.portfence.egress.plugins.module_utils._service import KEYS, LOG_KEYS
 from ansible_collections.portfence.egress.tests.unit.nft_model import read
 from ansible_collections.portfence.egress.tests.unit.pipeline import compile_policy
 from hypothesis import HealthCheck, given, settings

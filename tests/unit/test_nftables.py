@@ -11,7 +11,7 @@ from typing import Any, Dict, List
 
 import pytest
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
-from ansible_collections.portfence.egress.plugins.module_utils._nftables import (
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import (
     MARKER,
     family_of,
     is_ours,

@@ -10,8 +10,10 @@ from typing import Any, Dict, List, Optional
 import pytest
 from ansible_collections.portfence.egress.plugins.module_utils import _plan
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
-from ansible_collections.portfence.egress.plugins.module_utils._nftables import MARKER, Fence, Listing
-from ansible_collections.portfence.egress.plugins.module_utils._policy import Declared, parse_list
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import MARKER, Listing
+from ansible_collections.portfence.egress.plugins.module_utils._nftables import Fence
+from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
+from ansible_collections.portfence.egress.plugins.module_utils._service import Declared
 
 SPEC = "type inet_service : verdict; flags interval;"
 FENCE = Fence(tables={"inet": "\tchain c {\n\t}\n"}, maps={"inet": {"m": SPEC}})
@@ -74,7 +76,7 @@ def commands(text: str) -> List[str]:
 
 
 def test_the_first_load() -> None:
-    text = _plan.transaction(live={}, wanted=table(chain("c")), fence=FENCE)
+    text = _plan.transaction(live={}, wanted=table(chain("c")), fence=FENCE, cgroups={})
     assert text == (
         "add table inet portfence\n"
         f"add map inet portfence m {{ {SPEC} }}\n"
@@ -87,7 +89,7 @@ def test_what_stays_is_not_deleted() -> None:
     """A counter keeps its count; a base chain that were deleted would let packets through in between."""
     now = table(chain("old"), chain("c"), chain("base", 110), {"counter": {"name": "violations_a"}}, {"map": {"name": "m"}})
     then = table(chain("c"), chain("base", 110), {"counter": {"name": "violations_a"}}, {"map": {"name": "m"}})
-    assert commands(_plan.transaction(live={"inet": now}, wanted=then, fence=FENCE)) == [
+    assert commands(_plan.transaction(live={"inet": now}, wanted=then, fence=FENCE, cgroups={})) == [
         "add table inet portfence",
         "flush table inet portfence",
         "delete map inet portfence m",
@@ -98,7 +100,7 @@ def test_what_stays_is_not_deleted() -> None:
 def test_a_map_is_known_before_its_table_is_flushed() -> None:
     """nft 0.9.8 crashes otherwise; what is live is known already."""
     now = table({"map": {"name": "old"}})
-    assert commands(_plan.transaction(live={"inet": now}, wanted=table(), fence=FENCE)) == [
+    assert commands(_plan.transaction(live={"inet": now}, wanted=table(), fence=FENCE, cgroups={})) == [
         "add table inet portfence",
         f"add map inet portfence m {{ {SPEC} }}",
         "flush table inet portfence",
@@ -108,7 +110,7 @@ def test_a_map_is_known_before_its_table_is_flushed() -> None:
 
 
 def test_a_base_chain_that_differs_is_made_anew() -> None:
-    text = _plan.transaction(live={"inet": table(chain("base", 100))}, wanted=table(chain("base", 110)), fence=FENCE)
+    text = _plan.transaction(live={"inet": table(chain("base", 100))}, wanted=table(chain("base", 110)), fence=FENCE, cgroups={})
     assert "delete chain inet portfence base" in commands(text)
 
 
@@ -122,7 +124,7 @@ def test_what_somebody_added_goes() -> None:
         {"set": {"name": "s"}},
         {"rule": {"chain": "c", "expr": []}},
     )
-    assert commands(_plan.transaction(live={"inet": now}, wanted=table(), fence=FENCE))[2:] == [
+    assert commands(_plan.transaction(live={"inet": now}, wanted=table(), fence=FENCE, cgroups={}))[2:] == [
         "delete map inet portfence m",
         "delete set inet portfence s",
         "delete ct helper inet portfence h",
@@ -133,10 +135,10 @@ def test_what_somebody_added_goes() -> None:
 
 def test_equal_means_the_same_tables_with_the_same_content() -> None:
     wanted = table(chain("c"))
-    assert _plan.equal(live={"inet": table(chain("c"))}, wanted=wanted, fence=FENCE)
-    assert not _plan.equal(live={}, wanted=wanted, fence=FENCE)
-    assert not _plan.equal(live={"inet": table(chain("c"), chain("d"))}, wanted=wanted, fence=FENCE)
-    assert not _plan.equal(live={"inet": table(chain("c")), "ip": table(family="ip")}, wanted=wanted, fence=FENCE)
+    assert _plan.equal(live={"inet": table(chain("c"))}, wanted=wanted, fence=FENCE, cgroups={})
+    assert not _plan.equal(live={}, wanted=wanted, fence=FENCE, cgroups={})
+    assert not _plan.equal(live={"inet": table(chain("c"), chain("d"))}, wanted=wanted, fence=FENCE, cgroups={})
+    assert not _plan.equal(live={"inet": table(chain("c")), "ip": table(family="ip")}, wanted=wanted, fence=FENCE, cgroups={})
 
 
 def test_removal_names_every_table_of_ours() -> None:

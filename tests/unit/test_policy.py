@@ -9,14 +9,9 @@ from typing import Any, Dict
 
 import pytest
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError
-from ansible_collections.portfence.egress.plugins.module_utils._policy import (
-    Log,
-    Service,
-    conflicts,
-    parse_list,
-    parse_variables,
-)
+from ansible_collections.portfence.egress.plugins.module_utils._policy import conflicts, parse_list, parse_variables
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
+from ansible_collections.portfence.egress.plugins.module_utils._service import Log, Service
 
 
 def read(service: Dict[str, Any], *, name: str = "myapp", backend: str = "nftables") -> Service:

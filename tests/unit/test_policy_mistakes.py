@@ -13,8 +13,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import In
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list, parse_variables
 
 KEYS = (
-    "source_ports, user, group, protocols, assignment, on_violation, exclusive, loopback, log, state, uid,"
-    " manage_account, allow_admin"
+    "source_ports, user, group, classid, unit, addresses, interface, masquerade, protocols, assignment, share_ports,"
+    " namespace, on_violation, exclusive, loopback, log, state, uid, manage_account, allow_admin"
 )
 PORTS = "a port 50000, a range 50000-51000, or a list of them"
 NAMES = "1 to 32 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
@@ -22,6 +22,12 @@ PROTOCOLS = "tcp, udp, sctp, dccp, udplite"
 LEVELS = "emerg, alert, crit, err, warning, notice, info, debug"
 RATES = "10/second, 1/minute, 5/hour, 100/day"
 USERS = "the name or numeric id of a user, or a list of them"
+CLASSES = '"0x100001", or the same as "10:1" (major:minor, both hexadecimal), above 0 and up to 0xffffffff'
+UNITS = (
+    "the name of a systemd service or slice, such as myapp.service, worker@.service for all instances, or batch.slice,"
+    " or a list of them"
+)
+NETWORKS = "an IPv4 or IPv6 address, or a network such as 10.88.0.0/16 or fd00:1::/64, or a list of them"
 PREFIX = "1 to 127 bytes of printable ASCII without quotes, '$', '`' and backslash"
 
 
@@ -46,12 +52,49 @@ def mistakes(variables: Dict[Any, Any]) -> List[str]:
         ({"sourceports": 1}, f".sourceports: unknown key; did you mean source_ports? accepted: {KEYS}"),
         ({"protocol": "tcp"}, f".protocol: unknown key; did you mean protocols? accepted: {KEYS}"),
         ({"usr": None}, f".usr: unknown key; did you mean user? accepted: {KEYS}"),
-        ({"name": "myapp"}, f".name: unknown key; accepted: {KEYS}"),
+        ({"name": "myapp"}, f".name: unknown key; did you mean namespace? accepted: {KEYS}"),
         ({"zzzz": 1}, f".zzzz: unknown key; accepted: {KEYS}"),
         ({5: 1}, f".5: unknown key; accepted: {KEYS}"),
         ({None: 1}, f".nothing: unknown key; accepted: {KEYS}"),
         ({"a b\n": 1}, f".'a b\\n': unknown key; accepted: {KEYS}"),
         ({"user": "a", "group": "b"}, ": found two selectors, user and group; accepted: one of them"),
+        ({"user": "a", "unit": "b"}, ": found two selectors, user and unit; accepted: one of them"),
+        (
+            {"group": "a", "classid": "10:1", "addresses": ["::1"]},
+            ": found three selectors, group, classid and addresses; accepted: one of them",
+        ),
+        ({"classid": "x"}, f".classid: found 'x'; accepted: {CLASSES}"),
+        ({"classid": 0}, f".classid: found 0; accepted: {CLASSES}"),
+        ({"classid": "1:10000"}, f".classid: found '1:10000'; accepted: {CLASSES}"),
+        ({"classid": True}, f".classid: found True; accepted: {CLASSES}"),
+        ({"unit": "a.socket"}, f".unit: found 'a.socket'; accepted: {UNITS}"),
+        ({"unit": ["a", "b*.service"]}, f".unit[1]: found 'b*.service'; accepted: {UNITS}"),
+        ({"unit": "a/b.service"}, f".unit: found 'a/b.service'; accepted: {UNITS}"),
+        ({"unit": "a@.slice"}, f".unit: found 'a@.slice'; accepted: {UNITS}"),
+        ({"unit": ".service"}, f".unit: found '.service'; accepted: {UNITS}"),
+        ({"unit": 5}, f".unit: found 5; accepted: {UNITS}"),
+        ({"addresses": "10.1"}, f".addresses: found '10.1'; accepted: {NETWORKS}"),
+        ({"addresses": ["::1", "10.1.1.1/8"]}, ".addresses[1]: found '10.1.1.1/8'; it has host bits set; write 10.0.0.0/8, or the address alone"),
+        ({"addresses": "::/0"}, f".addresses: found '::/0'; it is every address; accepted: {NETWORKS}"),
+        ({"addresses": 5}, f".addresses: found 5; accepted: {NETWORKS}"),
+        ({"addresses": "::1", "interface": "a b"}, ".interface: found 'a b'; accepted: the name of a network interface, 1 to 15 letters, digits, '_', '.', '-' or '@'"),
+        ({"interface": "br0"}, ".interface: accepted only with addresses"),
+        ({"masquerade": False}, ".masquerade: accepted only with addresses"),
+        ({"addresses": "::1", "loopback": True}, ".loopback: found true with addresses; traffic that is forwarded is never on the loopback interface"),
+        ({"addresses": "::1", "assignment": "bpf"}, ".assignment: found bpf with the selector addresses; accepted there: rewrite, app, auto"),
+        ({"group": "a", "assignment": "bpf"}, ".assignment: found bpf with the selector group; accepted there: rewrite, app, host, namespace, auto"),
+        ({"share_ports": True}, ".share_ports: accepted only with assignment bpf or auto"),
+        ({"namespace": {}}, ".namespace: accepted only with assignment namespace"),
+        ({"assignment": "namespace", "namespace": []}, ".namespace: found a list; accepted: a mapping with ipv4, ipv6, dns"),
+        ({"assignment": "namespace", "namespace": {"ip": 1}}, ".namespace.ip: unknown key; did you mean ipv6? accepted: ipv4, ipv6, dns"),
+        (
+            {"assignment": "namespace", "namespace": {"ipv4": "10.0.0.1/32"}},
+            ".namespace.ipv4: found '10.0.0.1/32'; accepted: an IPv4 network for two ends, such as 10.99.0.0/31",
+        ),
+        (
+            {"assignment": "namespace", "namespace": {"dns": ["10.0.0.1", "x"]}},
+            ".namespace.dns[1]: found 'x'; accepted: an IPv4 or IPv6 address, or a list of them",
+        ),
         ({"user": ""}, f".user: found ''; accepted: {USERS}"),
         ({"user": "-r"}, f".user: found '-r'; accepted: {USERS}"),
         ({"user": "a b"}, f".user: found 'a b'; accepted: {USERS}"),
@@ -75,8 +118,8 @@ def mistakes(variables: Dict[Any, Any]) -> List[str]:
         ({"protocols": ["tcp", "icmp"]}, f".protocols[1]: found 'icmp'; accepted: {PROTOCOLS}"),
         ({"protocols": []}, f".protocols: found none; accepted: {PROTOCOLS}"),
         ({"protocols": "tcp,udp"}, f".protocols: found 'tcp,udp'; accepted: {PROTOCOLS}"),
-        ({"assignment": "bpf"}, ".assignment: found 'bpf'; accepted: rewrite, app, host"),
-        ({"assignment": ["app"]}, ".assignment: found a list; accepted: rewrite, app, host"),
+        ({"assignment": "ebpf"}, ".assignment: found 'ebpf'; accepted: rewrite, app, host, bpf, namespace, auto"),
+        ({"assignment": ["app"]}, ".assignment: found a list; accepted: rewrite, app, host, bpf, namespace, auto"),
         ({"on_violation": "deny"}, ".on_violation: found 'deny'; accepted: drop, reject, log"),
         ({"state": "gone"}, ".state: found 'gone'; accepted: present, absent"),
         ({"exclusive": "maybe"}, ".exclusive: found 'maybe'; accepted: true, false"),

@@ -13,7 +13,8 @@ import pytest
 from ansible_collections.portfence.egress.plugins.module_utils import _store
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._policy import Service, parse_list
+from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
+from ansible_collections.portfence.egress.plugins.module_utils._service import Service
 
 
 @pytest.fixture(name="folder")

@@ -1,0 +1,96 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The kernel's JSON listing of nftables → a form that can be compared. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
+
+# An empty chain that tells our tables from one that somebody else named alike (nft 0.9.8 does not list table comments as JSON).
+MARKER = "managed_by_portfence_egress"
+
+Listing = List[Dict[str, Any]]
+
+
+def parse_listing(text: str) -> Listing:
+    """Objects of ``nft -j list …``, without what differs between two equal rulesets.
+
+    Handles go, counters are set to zero, objects are sorted by kind and name, elements by value; rules keep their
+    order. Raises PortFenceError when it is no listing.
+    """
+    try:
+        objects = json.loads(text)["nftables"]
+        return sorted((_normal(item) for item in objects if "metainfo" not in item), key=_place)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PortFenceError(f"nft -j printed something that is no listing: {text[:200]!r}") from error
+
+
+def _normal(item: Mapping[str, Any]) -> Dict[str, Any]:
+    ((kind, content),) = item.items()
+    kept = {key: value for key, value in content.items() if key != "handle"}
+    if kind == "counter":
+        kept.update(packets=0, bytes=0)
+    if "elem" in kept:
+        kept["elem"] = sorted(kept["elem"], key=_stable)
+    return {kind: kept}
+
+
+def _place(item: Mapping[str, Any]) -> Tuple[str, str, str]:
+    # Python's sort is stable: rules of one chain stay in the kernel's order.
+    ((kind, content),) = item.items()
+    return (content.get("family", ""), kind, content.get("chain", "") if kind == "rule" else content.get("name", ""))
+
+
+def _stable(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def family_of(listing: Listing, family: str) -> Listing:
+    """Only the objects of one family."""
+    return [item for item in listing for content in item.values() if content.get("family") == family]
+
+
+def names_of(listing: Listing, kind: str) -> List[str]:
+    """Names of all objects of a kind (``chain``, ``map``, ``set``, ``counter``)."""
+    return [item[kind]["name"] for item in listing if kind in item]
+
+
+def is_ours(listing: Listing) -> bool:
+    """Whether a listed table was written by this collection."""
+    return MARKER in names_of(listing, "chain")
+
+
+def parse_counters(text: str) -> Dict[str, Tuple[int, int]]:
+    """``nft -j list counters`` → counter name to packets and bytes. Raises PortFenceError."""
+    try:
+        objects = json.loads(text)["nftables"]
+        counters = [item["counter"] for item in objects if "counter" in item]
+        return {item["name"]: (int(item["packets"]), int(item["bytes"])) for item in counters}
+    except (ValueError, KeyError, TypeError) as error:
+        raise PortFenceError(f"nft -j printed something that is no list of counters: {text[:200]!r}") from error
+
+
+def without_elements(listing: Listing, maps: Sequence[str]) -> Listing:
+    """The listing with these maps empty."""
+    return [
+        {kind: {key: value for key, value in content.items() if key != "elem"}}
+        if kind == "map" and content["name"] in maps
+        else item
+        for item in listing
+        for kind, content in item.items()
+    ]
+
+
+def elements_of(listing: Listing, name: str) -> Dict[str, str]:
+    """Key to verdict (``jump NAME``, ``accept``) of a verdict map; none where there is no such map."""
+    found: Dict[str, str] = {}
+    for item in listing:
+        if "map" in item and item["map"]["name"] == name:
+            for key, verdict in item["map"].get("elem", ()):
+                ((kind, target),) = verdict.items()
+                found[str(key)] = kind if target is None else f"{kind} {target['target']}"
+    return found

@@ -1,0 +1,132 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The systemd units of services on this machine: where they are, which cgroups they have, the drop-ins they carry."""
+
+from __future__ import annotations
+
+import glob
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.portfence.egress.plugins.module_utils._cgroups import UnitCgroup, default_slice
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
+from ansible_collections.portfence.egress.plugins.module_utils._store import FENCE_FILE
+from ansible_collections.portfence.egress.plugins.module_utils._unit_members import (
+    CGROUPS,
+    DROP_IN,
+    LIST,
+    LOCK,
+    SCRIPT,
+    drop_ins,
+    list_text,
+    script_text,
+    slices_of,
+)
+
+Cgroups = Mapping[UnitCgroup, Sequence[str]]
+
+
+def find_slice(host: Host, unit: str) -> Optional[str]:
+    """The slice that a unit runs in, or None where there is no such unit. See systemd.resource-control(5), Slice=."""
+    if not os.path.isdir("/run/systemd/system"):
+        return default_slice(unit)
+    shown = host.run(["systemctl", "show", "--property=LoadState,Slice", unit.replace("@.", "@portfence.")]).out
+    found = dict(line.partition("=")[::2] for line in shown.splitlines())
+    if found.get("LoadState") == "not-found":
+        return None
+    return found.get("Slice") or default_slice(unit)
+
+
+@dataclass
+class UnitSteps:
+    """What has to be done so that units tell the fence about their cgroups.
+
+    :ivar before: drop-ins to remove before the fence changes: their units don't start without it.
+    :ivar after: files to write, path to text, once the fence is in force.
+    :ivar start: slices to start before it is.
+    """
+
+    before: Tuple[str, ...] = ()
+    after: Tuple[Tuple[str, str], ...] = ()
+    start: Tuple[str, ...] = ()
+    members: Tuple[Member, ...] = ()
+
+
+class UnitsOfHost:
+    """The units of this machine."""
+
+    def __init__(self, *, host: Host, nft: str) -> None:
+        self._host = host
+        self._nft = nft
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep units from joining while the fence is replaced: what joined in between would be lost."""
+        with self._host.lock(path=LOCK):
+            yield
+
+    def cgroups(self, members: Sequence[Member]) -> Dict[UnitCgroup, List[str]]:
+        """The cgroups that the units have now, paths below the root of the hierarchy.
+
+        Raises HostError where the host has no cgroup v2 hierarchy at the place where nft looks.
+        """
+        if members and not os.path.exists(f"{CGROUPS}/cgroup.controllers"):
+            raise HostError(
+                f"{members[0].place.unit}: the selector unit needs the cgroup v2 hierarchy at {CGROUPS} (systemd's unified mode);"
+                " this host does not have it there; use the selector user or classid"
+            )
+        found: Dict[UnitCgroup, List[str]] = {}
+        for place in {member.place for member in members}:
+            folder = os.path.join(CGROUPS, place.parent)
+            names = [name for name in self._host.list(folder) if place.matches(name) and os.path.isdir(os.path.join(folder, name))]
+            found[place] = [place.path(name) for name in names]
+        return found
+
+    def plan(self, members: Sequence[Member], changes: List[str]) -> UnitSteps:
+        """Compare with what is there, and say in words what has to be done."""
+        wanted = drop_ins(members)
+        if members:
+            wanted[SCRIPT] = script_text(nft=self._nft, fence_file=FENCE_FILE)
+            wanted[LIST] = list_text(members)
+        present = self._present()
+        before = tuple(path for path in present if path not in wanted)
+        after = tuple((path, text) for path, text in sorted(wanted.items()) if self._host.read(path) != text)
+        changes.extend(f"remove {path}" for path in before)
+        changes.extend(f"write {path}" for path, _text in after)
+        start = tuple(name for name in slices_of(members) if not os.path.isdir("/run/systemd/system") or not self._is_active(name))
+        return UnitSteps(before, after, start, tuple(members))
+
+    def prepare(self, steps: UnitSteps) -> None:
+        """What has to be done before the fence changes."""
+        for path in steps.before:
+            self._host.remove(path)
+            if path.endswith(DROP_IN):
+                self._host.remove_directory(os.path.dirname(path))
+        if steps.before:
+            self._reload()
+        if steps.start and os.path.isdir("/run/systemd/system"):
+            self._host.run(["systemctl", "start", *steps.start])
+
+    def finish(self, steps: UnitSteps) -> None:
+        """What has to be done once the fence is in force."""
+        for path, text in steps.after:
+            self._host.make_directory(os.path.dirname(path))
+            self._host.write(path, text)
+        if steps.after:
+            self._reload()
+
+    def _present(self) -> List[str]:
+        found = [path for path in (SCRIPT, LIST) if os.path.lexists(path)]
+        return [*found, *sorted(glob.glob(f"/etc/systemd/system/*.d/{DROP_IN}"))]
+
+    def _is_active(self, unit: str) -> bool:
+        return self._host.run(["systemctl", "is-active", "--quiet", unit], check=False).rc == 0
+
+    def _reload(self) -> None:
+        if os.path.isdir("/run/systemd/system"):
+            self._host.run(["systemctl", "daemon-reload"])

@@ -1,0 +1,140 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How the fence keeps knowing the cgroups of units: the texts of a script, its list and drop-ins. Pure.
+
+An element of a map of cgroups stands for a directory of the cgroup v2 file system, by its inode, and no longer matches
+when systemd makes the directory anew, which it does whenever the unit starts. So the unit itself adds it, before any other
+program of it runs: ``ExecCondition=`` comes before ``ExecStartPre=`` (systemd.service(5), since 243), in the cgroup of
+the unit. A unit that can't be added does not start.
+
+``NFTSet=`` of systemd 255 is not used: it goes on when the element can't be added, and it knows sets only, of which each
+service would need its own, and each packet a look into all of them.
+
+A slice has no commands. It is started with the fence and can't be stopped by hand after that, so its cgroup stays.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Sequence, Tuple
+
+from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
+
+SCRIPT = "/etc/portfence/units.sh"
+LIST = "/etc/portfence/units.list"
+LOCK = "/run/portfence-units.lock"
+DROP_IN = "50-portfence.conf"
+# nft looks cgroups up below this path and no other.
+CGROUPS = "/sys/fs/cgroup"
+
+_HEADER = "# Written by the Ansible collection portfence.egress. Changes are overwritten.\n"
+
+
+def script_text(*, nft: str, fence_file: str) -> str:
+    """The script that loads the fence along with the cgroups of units, and adds or removes that of one unit.
+
+    :param nft: path of the nft program.
+    """
+    return f"""#!/bin/sh
+{_HEADER}#
+# units.sh load       the fence, with the cgroups that its units have now
+# units.sh join UNIT  called by a unit in its own cgroup, before its other programs: adds the cgroup to the fence
+# units.sh leave UNIT called by a unit that has stopped: takes the cgroup out again, unless a process stays in it
+set -u
+cgroups={CGROUPS}
+list={LIST}
+
+# What becomes of the cgroups of the unit or units that $2 matches; $1 is "add" or "delete".
+commands() {{
+    while read -r map chain parent pattern; do
+        for folder in "$cgroups/$parent"/*/; do
+            name=${{folder%/}}
+            name=${{name##*/}}
+            # The pattern is one, and stays unquoted.
+            case $name in $pattern) ;; *) continue ;; esac
+            [ -z "$2" ] || [ "$name" = "$2" ] || continue
+            printf '%s element inet portfence %s {{ "%s" : jump %s }}\\n' "$1" "$map" "${{parent#.}}${{parent:+/}}$name" "$chain"
+        done
+    done <"$list" | sed 's,"/,",'
+}}
+
+# One transaction, and nobody else who reads the cgroups and changes the fence meanwhile.
+run() {{ flock --wait 60 {LOCK} {nft} -f -; }}
+
+case $1 in
+    load) {{ cat {fence_file}; commands add ''; }} | run ;;
+    join)
+        text=$(commands add "$2")
+        own=$(sed -n 's/^0:://p' /proc/self/cgroup)/
+        case $text in
+            *'{{ "'*) ;;
+            *) echo "portfence: the fence knows no cgroup of $2; run the play again" >&2; exit 255 ;;
+        esac
+        path=${{text#*'{{ "'}}
+        case $own in
+            "/${{path%%'" '*}}/"*) ;;
+            *) echo "portfence: $2 is in the cgroup $own, not in ${{path%%'" '*}} as the fence expects; run the play again" >&2; exit 255 ;;
+        esac
+        # systemd takes any other status for a condition that is not met, and keeps quiet about it.
+        printf '%s\\n' "$text" | run || {{
+            echo "portfence: the fence does not take $2, which may not start without it; see systemctl status portfence" >&2
+            exit 255
+        }}
+        ;;
+    leave)
+        own=$(sed -n 's/^0:://p' /proc/self/cgroup)
+        case $own in */.control) exit 0 ;; esac
+        while read -r pid; do [ "$pid" = "$$" ] || others=$pid; done <"$cgroups$own/cgroup.procs"
+        [ -z "${{others-}}" ] || exit 0
+        commands delete "$2" | run
+        ;;
+esac
+"""
+
+
+def list_text(members: Sequence[Member]) -> str:
+    """What the script reads: map, chain, directory and a shell pattern for names in it, one member a line."""
+    lines = [
+        f"{member.map} {member.verdict.partition(' ')[2]} {member.place.parent or '.'} {_pattern(member)}"
+        for member in members
+    ]
+    return "".join(f"{line}\n" for line in sorted(lines))
+
+
+def _pattern(member: Member) -> str:
+    unit = member.place.unit
+    return unit.replace("@.service", "@?*.service") if member.place.is_template else unit
+
+
+def drop_ins(members: Sequence[Member]) -> Dict[str, str]:
+    """Path to text of every drop-in."""
+    texts: Dict[str, str] = {}
+    slices = []
+    for unit in sorted({member.place.unit for member in members}):
+        if unit.endswith(".slice"):
+            slices.append(unit)
+            texts[drop_in_path(unit)] = f"{_HEADER}\n[Unit]\nRefuseManualStop=yes\n"
+        else:
+            texts[drop_in_path(unit)] = f"""{_HEADER}
+[Unit]
+Wants=portfence.service
+After=portfence.service
+
+[Service]
+ExecCondition=+/bin/sh {SCRIPT} join %n
+ExecStopPost=-+/bin/sh {SCRIPT} leave %n
+"""
+    if slices:
+        names = " ".join(slices)
+        texts[drop_in_path("portfence.service")] = f"{_HEADER}\n[Unit]\nWants={names}\nAfter={names}\n"
+    return texts
+
+
+def drop_in_path(unit: str) -> str:
+    """Where the drop-in of a unit is."""
+    return f"/etc/systemd/system/{unit}.d/{DROP_IN}"
+
+
+def slices_of(members: Sequence[Member]) -> Tuple[str, ...]:
+    """The slices among the units."""
+    return tuple(sorted({member.place.unit for member in members if member.place.unit.endswith(".slice")}))
