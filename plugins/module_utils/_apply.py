@@ -15,7 +15,7 @@ from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tup
 
 from ansible_collections.portfence.egress.plugins.module_utils import _plan
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Change
-from ansible_collections.portfence.egress.plugins.module_utils._backends import AUTO, choose, is_absent, others
+from ansible_collections.portfence.egress.plugins.module_utils._backends import AUTO, choose, in_force, is_absent, others
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
@@ -46,6 +46,7 @@ class Outcome:
     changes: List[str] = field(default_factory=list)
     services: Tuple[Resolved, ...] = ()
     services_before: Tuple[Service, ...] = ()
+    backend_before: Optional[str] = None
     fence: str = ""
     before: str = ""
     after: str = ""
@@ -112,7 +113,9 @@ class FenceOfHost:
         live = self._backend.live()
         strays = others(self._host, self._backend)
         self._unit.check_owner()
-        outcome = Outcome(services_before=tuple(item.service for item in stored.values()))
+        outcome = Outcome(
+            services_before=tuple(item.service for item in stored.values()), backend_before=in_force(self._host)
+        )
         if diff:
             outcome.before = "".join(backend.live_text() for backend in (self._backend, *(stray for stray, _live in strays)))
         if not target:

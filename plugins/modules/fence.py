@@ -144,6 +144,11 @@ iptables_variant:
   returned: success
   type: str
   sample: nft
+backend_before:
+  description: The backend that had the fence before. Null when there was no fence.
+  returned: success
+  type: str
+  sample: nftables
 changes:
   description: What was done, or would be done in check mode, in order.
   returned: success
@@ -193,7 +198,7 @@ def run(module: AnsibleModule) -> None:
     )
     wanted = [item for item in request.services if item.service.state == "present"]
     if not wanted and is_untouched(host):
-        module.exit_json(changed=False, **NO_BACKEND, changes=[], fence="", owners={}, services_before=[])
+        module.exit_json(changed=False, **NO_BACKEND, backend_before=None, changes=[], fence="", owners={}, services_before=[])
     fence = FenceOfHost(host=host, lookup=LOOKUP, admin_uids=admin_uids(host), backend=module.params["backend"])
     outcome = fence.apply(request, check_mode=module.check_mode, diff=module._diff)
     for warning in outcome.warnings:
@@ -201,6 +206,7 @@ def run(module: AnsibleModule) -> None:
     result = {
         "changed": bool(outcome.changes),
         **fence.facts(),
+        "backend_before": outcome.backend_before,
         "changes": outcome.changes,
         "fence": outcome.fence,
         "owners": {item.service.name: {"uids": item.uids, "gids": item.gids} for item in outcome.services},
