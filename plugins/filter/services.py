@@ -28,10 +28,10 @@ options:
     type: dict
     required: true
   backend:
-    description: The firewall backend whose limits hold. It decides how long a log prefix may be.
+    description: The firewall backend whose limits hold. It decides how long a log prefix may be. With V(auto), the limits of nftables hold.
     type: str
-    choices: [nftables, iptables]
-    default: nftables
+    choices: [auto, nftables, iptables]
+    default: auto
 """
 
 EXAMPLES = r"""
@@ -50,14 +50,14 @@ _value:
 """
 
 
-def services(variables: Any, backend: str = "nftables") -> List[Dict[str, Any]]:
+def services(variables: Any, backend: str = "auto") -> List[Dict[str, Any]]:
     """See DOCUMENTATION. Raises AnsibleFilterError."""
     if not isinstance(variables, Mapping):
         raise AnsibleFilterError("portfence.egress.services takes a mapping of variable names to their values")
-    if not isinstance(backend, str) or backend not in PREFIX_BYTES:
-        raise AnsibleFilterError(f"backend: found {shown(backend)}; accepted: {', '.join(PREFIX_BYTES)}")
+    if not isinstance(backend, str) or backend not in ("auto", *PREFIX_BYTES):
+        raise AnsibleFilterError(f"backend: found {shown(backend)}; accepted: {', '.join(('auto', *PREFIX_BYTES))}")
     try:
-        return [service.to_dict() for service in parse_variables(variables, backend=backend)]
+        return [service.to_dict() for service in parse_variables(variables, backend="nftables" if backend == "auto" else backend)]
     except InputError as error:
         raise AnsibleFilterError(str(error)) from error
 

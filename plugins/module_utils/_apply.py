@@ -11,29 +11,24 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Collection, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _plan
+from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Change
+from ansible_collections.portfence.egress.plugins.module_utils._backends import AUTO, choose, in_force, is_absent, others
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
-from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
-from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing
-from ansible_collections.portfence.egress.plugins.module_utils._nftables import (
-    CHECK_FAMILY,
-    NAT_FAMILIES,
-    Fence,
-    compile_fence,
-    needs_nat,
-)
+from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
 from ansible_collections.portfence.egress.plugins.module_utils._policy import conflicts
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup, Resolved, resolve
-from ansible_collections.portfence.egress.plugins.module_utils._ruleset import build
+from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset, build
 from ansible_collections.portfence.egress.plugins.module_utils._service import Declared, Service
-from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, FENCE_FILE, Store, path_of
+from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, FENCE_FILE, IPTABLES_FILE, Store, path_of
 from ansible_collections.portfence.egress.plugins.module_utils._sysctl import kernel_ports, kernel_range
 from ansible_collections.portfence.egress.plugins.module_utils._unit import Unit
+from ansible_collections.portfence.egress.plugins.module_utils._unit_host import UnitsOfHost, UnitSteps
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,7 @@ class Outcome:
     changes: List[str] = field(default_factory=list)
     services: Tuple[Resolved, ...] = ()
     services_before: Tuple[Service, ...] = ()
+    backend_before: Optional[str] = None
     fence: str = ""
     before: str = ""
     after: str = ""
@@ -64,35 +60,42 @@ class Outcome:
 class _Steps:
     """The effects, in the order in which :meth:`FenceOfHost._run` has them."""
 
-    load: Optional[str] = None
+    load: Optional[Change] = None
     fence_file: Optional[str] = None
     write: List[Service] = field(default_factory=list)
     forget: List[str] = field(default_factory=list)
     install_unit: bool = False
+    remove_fences: List[Tuple[Backend, Change]] = field(default_factory=list)
+    remove_boot_files: List[str] = field(default_factory=list)
     remove_files: bool = False
     counters_restart: bool = False
+    members: Tuple[Member, ...] = ()
+    units: UnitSteps = field(default_factory=UnitSteps)
 
 
 class FenceOfHost:
     """The fence of this machine."""
 
-    def __init__(self, *, host: Host, lookup: Lookup, admin_uids: Mapping[int, str]) -> None:
-        """Raises HostError when nft is missing or too old."""
+    def __init__(self, *, host: Host, lookup: Lookup, admin_uids: Mapping[int, str], backend: str = AUTO) -> None:
+        """Raises HostError when the backend can't be used.
+
+        :param backend: one of :data:`_backends.CHOICES`.
+        """
         self._host = host
-        self._nft = Nft(host)
+        self._backend = choose(host, backend)
         self._lookup = lookup
         self._admin_uids = admin_uids
         self._store = Store(host)
-        self._unit = Unit(host=host, nft=self._nft.path)
+        self._unit = Unit(host=host, boot=self._backend.boot)
+        self._units = UnitsOfHost(host)
 
-    @property
-    def nft_version(self) -> str:
-        """Version of the nft program, such as "1.0.6"."""
-        return self._nft.version
+    def facts(self) -> Dict[str, Optional[str]]:
+        """What modules return of the backend: its name and the versions of its programs."""
+        return {"backend": self._backend.name, **self._backend.versions()}
 
     def counters(self) -> Dict[str, Tuple[int, int]]:
         """Counter name to packets and bytes. Raises HostError."""
-        return self._nft.counters()
+        return self._backend.counters()
 
     def apply(self, request: Request, *, check_mode: bool, diff: bool) -> Outcome:
         """Make the fence of the host what is asked.
@@ -101,9 +104,12 @@ class FenceOfHost:
         """
         if check_mode:
             return self._plan(request, diff=diff)[0]
-        with self._host.lock():
+        with self._host.lock(), self._units.lock():
             outcome, steps = self._plan(request, diff=diff)
             self._run(steps)
+            if steps.members and steps.units.after:
+                # A unit that started before its drop-in was there has not joined.
+                self._run(self._plan(request, diff=False)[1])
         outcome.warnings.extend(unreserved(outcome.services, automatic_ports(self._host)))
         if steps.install_unit:
             self._unit.start()
@@ -113,18 +119,19 @@ class FenceOfHost:
         stored = self._stored(request)
         target = _plan.merge(stored, request.services, state=request.state, purge=request.purge)
         resolved = self._resolve(request, target)
-        live = self._nft.live()
-        _plan.check_owner(live)
+        live = self._backend.live()
+        strays = others(self._host, self._backend)
         self._unit.check_owner()
-        outcome = Outcome(services_before=tuple(item.service for item in stored.values()))
+        outcome = Outcome(
+            services_before=tuple(item.service for item in stored.values()), backend_before=in_force(self._host)
+        )
         if diff:
-            outcome.before = self._nft.live_text()
+            outcome.before = "".join(backend.live_text() for backend in (self._backend, *(stray for stray, _live in strays)))
         if not target:
-            return outcome, self._plan_removal(request, live, outcome)
+            return outcome, self._plan_removal(request, [(self._backend, live), *strays], outcome)
         outcome.services = resolved
-        steps = self._plan_fence(request, target, live, outcome)
-        if diff:
-            outcome.after = self._nft.canonical_text(outcome.fence)
+        steps = self._plan_fence(request, target, live, outcome, diff=diff)
+        self._plan_move(request, strays, steps, outcome)
         return outcome, steps
 
     def _stored(self, request: Request) -> Dict[str, Declared]:
@@ -147,21 +154,31 @@ class FenceOfHost:
         return resolved
 
     def _plan_fence(
-        self, request: Request, target: Mapping[str, Declared], live: Mapping[str, Listing], outcome: Outcome
+        self, request: Request, target: Mapping[str, Declared], live: Any, outcome: Outcome, *, diff: bool
     ) -> _Steps:
         steps = _Steps()
-        fence = compile_for(outcome.services, live)
-        outcome.fence = fence.text
-        canonical = self._nft.canonical(fence.text)
-        if not _plan.equal(live=live, wanted=canonical, fence=fence, cgroups={}):
-            steps.load = _plan.transaction(live=live, wanted=canonical, fence=fence, cgroups={})
-            steps.counters_restart = CHECK_FAMILY not in live
+        ruleset = build(outcome.services)
+        self._check_support(ruleset, target)
+        plan = self._backend.plan(ruleset, live=live)
+        outcome.fence = plan.text
+        if diff:
+            outcome.after = self._backend.planned_text(plan)
+        if plan.load is not None:
+            steps.load = plan.load
+            steps.counters_restart = plan.counters_restart
             outcome.changes.append("load the fence into the kernel")
         if not request.persist:
+            if plan.members:
+                raise HostError(
+                    f"{plan.members[0].place.unit}: the selector unit needs persist: true; without its drop-in, the unit would not be"
+                    " fenced any more once it starts again"
+                )
             return steps
-        if self._host.read(FENCE_FILE) != fence.text:
-            steps.fence_file = fence.text
-            outcome.changes.append(f"write {FENCE_FILE}")
+        steps.members = plan.members
+        steps.units = self._units.plan(plan.members, outcome.changes)
+        if self._host.read(self._backend.boot.file) != plan.text:
+            steps.fence_file = plan.text
+            outcome.changes.append(f"write {self._backend.boot.file}")
         for item in target.values():
             if self._store.differs(item.service):
                 steps.write.append(item.service)
@@ -175,12 +192,36 @@ class FenceOfHost:
         outcome.changes.extend(unit)
         return steps
 
-    def _plan_removal(self, request: Request, live: Mapping[str, Listing], outcome: Outcome) -> _Steps:
+    def _check_support(self, ruleset: Ruleset, target: Mapping[str, Declared]) -> None:
+        """Raises InputError with everything that the backend can't express."""
+        problems = [
+            Problem(f"{target[name].path}.{key}", message) for name, key, message in self._backend.unsupported(ruleset)
+        ]
+        if problems:
+            raise InputError(what="the policy of this host", problems=problems)
+
+    def _plan_move(
+        self, request: Request, strays: Sequence[Tuple[Backend, Any]], steps: _Steps, outcome: Outcome
+    ) -> None:
+        """A host keeps no two fences: once this one stands, those of other backends go."""
+        for backend, live in strays:
+            steps.remove_fences.append((backend, backend.removal(live)))
+            outcome.changes.append(f"remove the fence of {backend.label} from the kernel")
+        if request.persist:
+            for path in (FENCE_FILE, IPTABLES_FILE):
+                if path != self._backend.boot.file and os.path.exists(path):
+                    steps.remove_boot_files.append(path)
+                    outcome.changes.append(f"remove {path}")
+
+    def _plan_removal(
+        self, request: Request, fences: Sequence[Tuple[Backend, Any]], outcome: Outcome
+    ) -> _Steps:
         steps = _Steps()
-        if live:
-            steps.load = _plan.removal(live)
+        steps.remove_fences = [(backend, backend.removal(live)) for backend, live in fences if live]
+        if steps.remove_fences:
             outcome.changes.append("remove the fence from the kernel")
         if request.persist:
+            steps.units = self._units.plan((), outcome.changes)
             steps.remove_files = True
             if self._unit.present():
                 outcome.changes.append("remove portfence.service")
@@ -192,13 +233,14 @@ class FenceOfHost:
         if steps.remove_files:
             # The unit goes first: from then on a boot gives no fence, until then the whole old one.
             self._unit.remove()
+        self._units.prepare(steps.units)
         persisting = steps.fence_file is not None or steps.write or steps.forget
         if persisting:
             self._store.prepare()
-        staged = None if steps.fence_file is None else self._host.stage(FENCE_FILE, steps.fence_file)
+        staged = None if steps.fence_file is None else self._host.stage(self._backend.boot.file, steps.fence_file)
         try:
             if steps.load is not None:
-                self._nft.load(steps.load)
+                self._backend.load(steps.load)
             if staged is not None:
                 staged.promote()
         except BaseException:
@@ -209,24 +251,24 @@ class FenceOfHost:
             self._store.write(service)
         for name in steps.forget:
             self._store.remove(name)
+        self._units.finish(steps.units)
         if steps.counters_restart:
             self._store.forget_probes()
         if steps.install_unit:
             self._unit.install()
+        for backend, change in steps.remove_fences:
+            backend.load(change)
+        for path in steps.remove_boot_files:
+            self._host.remove(path)
         if steps.remove_files:
             self._store.remove_all()
+            self._units.remove_lock()
             self._host.remove_lock()
 
 
 def is_untouched(host: Host) -> bool:
-    """Whether there is nothing of ours on the host, nor nft, without which there can't be a fence."""
-    return host.find("nft") is None and not os.path.isdir(BASE)
-
-
-def compile_for(services: Tuple[Resolved, ...], live: Mapping[str, Listing]) -> Fence:
-    """The fence of these services. NAT tables that are live stay: connections that they rewrote need them."""
-    ruleset = build(services)
-    return compile_fence(ruleset, nat=needs_nat(ruleset) or any(family in live for family in NAT_FAMILIES))
+    """Whether there is nothing of ours on the host, nor a firewall, without which there can't be a fence."""
+    return is_absent(host) and not os.path.isdir(BASE)
 
 
 def automatic_ports(host: Host) -> PortSet:

@@ -35,7 +35,7 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
     probes = _probe_counts(host)
     return {
         **port_settings(host),
-        "nft_version": fence.nft_version,
+        **fence.facts(),
         "in_sync": not drift,
         "drift": drift,
         "services": {
@@ -59,7 +59,6 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
 def port_settings(host: Host) -> Dict[str, Any]:
     """What fence_info returns of the host in any case."""
     return {
-        "backend": "nftables",
         "local_port_range": host.sysctl(RANGE_KEY).replace(" ", "-"),
         "reserved_ports": host.sysctl(RESERVED_KEY),
     }

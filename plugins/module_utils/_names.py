@@ -13,6 +13,7 @@ from typing import Dict, Optional
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup
 from ansible_collections.portfence.egress.plugins.module_utils._service import is_id
+from ansible_collections.portfence.egress.plugins.module_utils._unit_host import find_slice
 
 
 def find_uid(name: str) -> Optional[int]:
@@ -40,4 +41,6 @@ def admin_uids(host: Host) -> Dict[int, str]:
     return found
 
 
-LOOKUP = Lookup(uid=find_uid, gid=find_gid)
+def lookup_on(host: Host) -> Lookup:
+    """How names are found on this machine."""
+    return Lookup(uid=find_uid, gid=find_gid, slice_of=lambda unit: find_slice(host, unit))

@@ -44,10 +44,14 @@ class Nft:
             raise HostError(f"{self.path} is version {found.group(0)[1:]}; the fence needs nft {needed} or newer")
         return found.group(0)[1:]
 
+    def knows_cgroups(self) -> bool:
+        """Whether it has ``socket cgroupv2`` (nftables 0.9.9)."""
+        return tuple(map(int, self.version.split("."))) >= (0, 9, 9)
+
     def live(self) -> Dict[str, Listing]:
         """The tables of our name, by family. Raises HostError."""
         found: Dict[str, Listing] = {}
-        for family, name in self._tables():
+        for family, name in self.tables():
             if name == TABLE and family in FAMILIES:
                 found[family] = parse_listing(self._checked([self.path, "-j", "list", "table", family, TABLE]).out)
         return found
@@ -56,13 +60,13 @@ class Nft:
         """Our tables as nft prints them, without counts; empty when there is none. Raises HostError."""
         return "".join(
             self._checked([self.path, "-s", "list", "table", family, name]).out
-            for family, name in sorted(self._tables())
+            for family, name in sorted(self.tables())
             if name == TABLE and family in FAMILIES
         )
 
     def counters(self) -> Dict[str, Tuple[int, int]]:
         """Counter name to packets and bytes; empty when there is no fence. Raises HostError."""
-        if (CHECK_FAMILY, TABLE) not in self._tables():
+        if (CHECK_FAMILY, TABLE) not in self.tables():
             return {}
         return parse_counters(self._checked([self.path, "-j", "list", "counters", "table", CHECK_FAMILY, TABLE]).out)
 
@@ -78,7 +82,15 @@ class Nft:
         """Change the kernel in one transaction: all of the text or nothing. Raises HostError."""
         self._checked([self.path, "-f", "-"], data=text)
 
-    def _tables(self) -> List[Tuple[str, str]]:
+    def works(self) -> bool:
+        """Whether the kernel can be asked for its tables at all. Raises HostError when nft crashes."""
+        result = self._host.run([self.path, "list", "tables"], check=False)
+        if result.rc > 128:
+            self._judge([self.path, "list", "tables"], result)
+        return result.rc == 0
+
+    def tables(self) -> List[Tuple[str, str]]:
+        """Family and name of every table. Raises HostError."""
         printed = self._checked([self.path, "-j", "list", "tables"]).out
         try:
             tables = [item["table"] for item in json.loads(printed)["nftables"] if "table" in item]

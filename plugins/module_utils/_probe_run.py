@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _probe, _probe_report
+from ansible_collections.portfence.egress.plugins.module_utils._backends import counters
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._netns import FAMILIES, ipv6_in_use
-from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
 from ansible_collections.portfence.egress.plugins.module_utils._policy import conflicts
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet, PortSyntaxError
 from ansible_collections.portfence.egress.plugins.module_utils._probe_accounts import (
@@ -202,9 +202,7 @@ def _source(address: str, family: str) -> str:
 
 def _counters(host: Host) -> Dict[str, int]:
     """Packets by name of the fence's counters; none where there is no fence of ours."""
-    if host.find("nft") is None:
-        return {}
-    return {name: packets for name, (packets, _bytes) in Nft(host).counters().items()}
+    return {name: packets for name, (packets, _bytes) in counters(host).items()}
 
 
 def _remember(host: Host, counted: Mapping[str, Mapping[str, int]], before: Mapping[str, int]) -> None:

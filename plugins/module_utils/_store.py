@@ -17,6 +17,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._service import D
 BASE = "/etc/portfence"
 FOLDER = f"{BASE}/services.d"
 FENCE_FILE = f"{BASE}/fence.nft"
+IPTABLES_FILE = f"{BASE}/fence.iptables"
 # Gone with the next boot, like the counters of the kernel that it belongs to.
 RUN = "/run/portfence"
 PROBE_COUNTS_FILE = f"{RUN}/probe-counts.json"
@@ -81,8 +82,9 @@ class Store:
             if entry.endswith((".json", ".json.portfence-new")):
                 self._host.remove(os.path.join(FOLDER, entry))
         self._host.remove_directory(FOLDER)
-        for leftover in (FENCE_FILE, f"{FENCE_FILE}.portfence-new"):
-            self._host.remove(leftover)
+        for path in (FENCE_FILE, IPTABLES_FILE):
+            self._host.remove(path)
+            self._host.remove(f"{path}.portfence-new")
         self._host.remove_directory(BASE)
         self.forget_probes()
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from typing import List
 
+from ansible_collections.portfence.egress.plugins.module_utils._backend import Boot
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import BOOT_STEPS
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._store import FENCE_FILE
 
 NAME = "portfence.service"
 FOLDER = "/etc/systemd/system"
@@ -21,35 +21,34 @@ LINK = f"{WANTS}/{NAME}"
 _HEADER = "# Written by the Ansible collection portfence.egress. Changes are overwritten.\n"
 
 
-def unit_text(*, nft: str) -> str:
+def unit_text(boot: Boot) -> str:
     """The unit file.
 
-    It is ordered behind ``nftables.service``, whose configuration usually flushes every table, and follows its
+    It is ordered behind the units that load the rules of others, which usually flush every table, and follows their
     restarts and reloads for the same reason (systemd.unit(5): PartOf=, PropagatesReloadTo=).
 
     Its first commands keep the reserved ports together, whatever sysctl files of others say; see BOOT_STEPS.
-
-    :param nft: path of the nft program.
     """
+    follows = " ".join(boot.follows)
     ports = "".join(f"ExecStartPre=-{step}\n" for step in BOOT_STEPS)
     return f"""{_HEADER}
 [Unit]
 Description=Source port fence for outbound connections
 Documentation=https://github.com/portfence/portfence.egress
 DefaultDependencies=no
-RequiresMountsFor={FENCE_FILE}
-After=local-fs.target systemd-modules-load.service systemd-sysctl.service nftables.service
+RequiresMountsFor={boot.file}
+After=local-fs.target systemd-modules-load.service systemd-sysctl.service {follows}
 Before=sysinit.target network-pre.target shutdown.target
 Wants=network-pre.target
 Conflicts=shutdown.target
-PartOf=nftables.service
-ReloadPropagatedFrom=nftables.service
+PartOf={follows}
+ReloadPropagatedFrom={follows}
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-{ports}ExecStart={nft} -f {FENCE_FILE}
-ExecReload={nft} -f {FENCE_FILE}
+{ports}ExecStart={boot.command}
+ExecReload={boot.command}
 
 [Install]
 WantedBy=sysinit.target
@@ -59,9 +58,9 @@ WantedBy=sysinit.target
 class Unit:
     """The unit on this machine."""
 
-    def __init__(self, *, host: Host, nft: str) -> None:
+    def __init__(self, *, host: Host, boot: Boot) -> None:
         self._host = host
-        self._text = unit_text(nft=nft)
+        self._text = unit_text(boot)
 
     def check_owner(self) -> None:
         """Raises HostError when somebody else wrote a unit of our name."""
@@ -93,7 +92,7 @@ class Unit:
                 raise HostError(f"can't enable {NAME}: {LINK}: {error.strerror}") from error
 
     def start(self) -> None:
-        """Let systemd know the unit, and run it once, so that it follows nftables.service from now on."""
+        """Let systemd know the unit, and run it once, so that it follows the units of others from now on."""
         if self._running_systemd():
             self._host.run(["systemctl", "daemon-reload"])
             if not self._is_active():

@@ -9,7 +9,7 @@ import glob
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._cgroups import UnitCgroup, default_slice
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
@@ -28,18 +28,38 @@ from ansible_collections.portfence.egress.plugins.module_utils._unit_members imp
     slices_of,
 )
 
-Cgroups = Mapping[UnitCgroup, Sequence[str]]
+def is_booted() -> bool:
+    """Whether systemd runs here; see sd_booted(3)."""
+    return os.path.isdir("/run/systemd/system")
 
 
 def find_slice(host: Host, unit: str) -> Optional[str]:
     """The slice that a unit runs in, or None where there is no such unit. See systemd.resource-control(5), Slice=."""
-    if not os.path.isdir("/run/systemd/system"):
+    if not is_booted():
         return default_slice(unit)
     shown = host.run(["systemctl", "show", "--property=LoadState,Slice", unit.replace("@.", "@portfence.")]).out
     found = dict(line.partition("=")[::2] for line in shown.splitlines())
     if found.get("LoadState") == "not-found":
         return None
     return found.get("Slice") or default_slice(unit)
+
+
+def find_cgroups(host: Host, members: Sequence[Member]) -> Dict[UnitCgroup, List[str]]:
+    """The cgroups that units have now: place of a unit to paths below the root of the hierarchy.
+
+    Raises HostError where the host has no cgroup v2 hierarchy at the place where nft looks.
+    """
+    if members and not os.path.exists(f"{CGROUPS}/cgroup.controllers"):
+        raise HostError(
+            f"{members[0].place.unit}: the selector unit needs the cgroup v2 hierarchy at {CGROUPS} (systemd's unified mode);"
+            " this host does not have it there; use the selector user or classid"
+        )
+    found: Dict[UnitCgroup, List[str]] = {}
+    for place in {member.place for member in members}:
+        folder = os.path.join(CGROUPS, place.parent)
+        names = [name for name in host.list(folder) if place.matches(name) and os.path.isdir(os.path.join(folder, name))]
+        found[place] = [place.path(name) for name in names]
+    return found
 
 
 @dataclass
@@ -54,15 +74,18 @@ class UnitSteps:
     before: Tuple[str, ...] = ()
     after: Tuple[Tuple[str, str], ...] = ()
     start: Tuple[str, ...] = ()
-    members: Tuple[Member, ...] = ()
+
+    @property
+    def drop_ins_change(self) -> bool:
+        """Whether systemd is going to be told anything."""
+        return bool(self.before or self.after)
 
 
 class UnitsOfHost:
     """The units of this machine."""
 
-    def __init__(self, *, host: Host, nft: str) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
-        self._nft = nft
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -70,36 +93,24 @@ class UnitsOfHost:
         with self._host.lock(path=LOCK):
             yield
 
-    def cgroups(self, members: Sequence[Member]) -> Dict[UnitCgroup, List[str]]:
-        """The cgroups that the units have now, paths below the root of the hierarchy.
-
-        Raises HostError where the host has no cgroup v2 hierarchy at the place where nft looks.
-        """
-        if members and not os.path.exists(f"{CGROUPS}/cgroup.controllers"):
-            raise HostError(
-                f"{members[0].place.unit}: the selector unit needs the cgroup v2 hierarchy at {CGROUPS} (systemd's unified mode);"
-                " this host does not have it there; use the selector user or classid"
-            )
-        found: Dict[UnitCgroup, List[str]] = {}
-        for place in {member.place for member in members}:
-            folder = os.path.join(CGROUPS, place.parent)
-            names = [name for name in self._host.list(folder) if place.matches(name) and os.path.isdir(os.path.join(folder, name))]
-            found[place] = [place.path(name) for name in names]
-        return found
+    def remove_lock(self) -> None:
+        """Take the file of the lock away. Only for one who holds it, when no unit joins any more."""
+        self._host.remove(LOCK)
 
     def plan(self, members: Sequence[Member], changes: List[str]) -> UnitSteps:
         """Compare with what is there, and say in words what has to be done."""
         wanted = drop_ins(members)
         if members:
-            wanted[SCRIPT] = script_text(nft=self._nft, fence_file=FENCE_FILE)
+            wanted[SCRIPT] = script_text(nft=self._host.program("nft", package="nftables"), fence_file=FENCE_FILE)
             wanted[LIST] = list_text(members)
         present = self._present()
         before = tuple(path for path in present if path not in wanted)
         after = tuple((path, text) for path, text in sorted(wanted.items()) if self._host.read(path) != text)
         changes.extend(f"remove {path}" for path in before)
         changes.extend(f"write {path}" for path, _text in after)
-        start = tuple(name for name in slices_of(members) if not os.path.isdir("/run/systemd/system") or not self._is_active(name))
-        return UnitSteps(before, after, start, tuple(members))
+        start = tuple(name for name in slices_of(members) if not self._is_active(name)) if is_booted() else ()
+        changes.extend(f"start {name}" for name in start)
+        return UnitSteps(before, after, start)
 
     def prepare(self, steps: UnitSteps) -> None:
         """What has to be done before the fence changes."""
@@ -109,7 +120,7 @@ class UnitsOfHost:
                 self._host.remove_directory(os.path.dirname(path))
         if steps.before:
             self._reload()
-        if steps.start and os.path.isdir("/run/systemd/system"):
+        if steps.start:
             self._host.run(["systemctl", "start", *steps.start])
 
     def finish(self, steps: UnitSteps) -> None:
@@ -128,5 +139,5 @@ class UnitsOfHost:
         return self._host.run(["systemctl", "is-active", "--quiet", unit], check=False).rc == 0
 
     def _reload(self) -> None:
-        if os.path.isdir("/run/systemd/system"):
+        if is_booted():
             self._host.run(["systemctl", "daemon-reload"])

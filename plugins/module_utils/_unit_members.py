@@ -124,9 +124,13 @@ After=portfence.service
 ExecCondition=+/bin/sh {SCRIPT} join %n
 ExecStopPost=-+/bin/sh {SCRIPT} leave %n
 """
-    if slices:
+    if members:
         names = " ".join(slices)
-        texts[drop_in_path("portfence.service")] = f"{_HEADER}\n[Unit]\nWants={names}\nAfter={names}\n"
+        wanted = f"[Unit]\nWants={names}\nAfter={names}\n\n" if slices else ""
+        load = f"/bin/sh {SCRIPT} load"
+        texts[drop_in_path("portfence.service")] = (
+            f"{_HEADER}\n{wanted}[Service]\nExecStart=\nExecStart={load}\nExecReload=\nExecReload={load}\n"
+        )
     return texts
 
 

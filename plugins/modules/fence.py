@@ -8,17 +8,19 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: fence
-short_description: Restrict the source ports of services with nftables
+short_description: Restrict the source ports of services
 version_added: 0.1.0
 description:
-  - Compiles all services of a host into one nftables ruleset, loads it in one transaction and keeps it for boot.
-  - Writes to tables named C(portfence) only, and refuses to touch a table of that name which it did not write.
+  - Compiles all services of a host into one ruleset of nftables or iptables, loads it and keeps it for boot.
+  - With nftables, writes to tables named C(portfence) only, in one transaction. With iptables, writes to chains named
+    C(portfence) and C(pf-*) and to the jumps that lead to them from the first place of built-in chains, each table at once.
+    Refuses to touch a table or a chain of these names which it did not write.
   - Whether something has to change is decided by the kernel itself. The ruleset is loaded into a throwaway network
-    namespace, and its listing is compared with that of the live tables.
+    namespace, and its listing is compared with that of the live one.
   - TCP is judged when a connection opens, so that no session which is open is cut. Other protocols are judged per packet.
   - Counters of a service survive every change.
 requirements:
-  - nft 0.9.8 or newer
+  - nft 0.9.8 or newer, or iptables 1.8.7 or newer (either variant)
   - unshare (util-linux) and the right to make a network namespace
 author:
   - PortFence contributors (@portfence)
@@ -53,6 +55,21 @@ options:
       - With V(false) only the running kernel is changed, until the next boot or the next run of this module.
     type: bool
     default: true
+  backend:
+    description:
+      - What enforces the fence. A host keeps no two fences. When another backend than before is asked for, the new fence is
+        loaded first, then the old one is removed, and counters begin anew.
+      - V(auto) is the backend that the host has. On a host without a fence, it is V(nftables) where that can be used, else V(iptables).
+      - V(iptables) is for hosts whose firewall is managed with iptables. It takes the variant, C(nft) or C(legacy), that the
+        programs C(iptables) and C(ip6tables) of the host are. The cost of a packet that opens a connection grows with the
+        number of services there.
+      - V(iptables) has no table behind the address translation. It judges services by the port on the wire, because its own
+        rule is the first to translate them, which leaves translation rules of others without effect on the connections of
+        services. It judges other accounts by the port that their program chose.
+    type: str
+    choices: [auto, nftables, iptables]
+    default: auto
+    version_added: 0.2.0
   planned_accounts:
     description:
       - Accounts that an earlier task would have created if this were not check mode. Outside check mode it is not looked at.
@@ -60,7 +77,8 @@ options:
     elements: str
     default: []
 notes:
-  - Removing the fence takes its address translation with it, which cuts open connections that got their port by O(services[].assignment=rewrite).
+  - Removing the fence takes its address translation with it, which cuts open connections that got their port by
+    O(services[].assignment=rewrite), unless other rules keep the address translation of the kernel in use.
 seealso:
   - module: portfence.egress.ephemeral_ports
   - module: portfence.egress.fence_info
@@ -92,6 +110,13 @@ EXAMPLES = r"""
       - name: myapp
     state: absent
 
+- name: Stay with iptables
+  portfence.egress.fence:
+    services:
+      - name: myapp
+        source_ports: 50000-50999
+    backend: iptables
+
 - name: Remove the whole fence
   portfence.egress.fence:
     state: absent
@@ -100,15 +125,30 @@ EXAMPLES = r"""
 
 RETURN = r"""
 backend:
-  description: What enforces the fence.
+  description: What enforces the fence. Null when there is no firewall on the host, and no service to fence.
   returned: success
   type: str
   sample: nftables
 nft_version:
-  description: Version of the nft program on the host. Null when there is none, and no service to fence.
+  description: Version of the nft program on the host. Null unless the backend is nftables.
   returned: success
   type: str
   sample: 1.0.6
+iptables_version:
+  description: Version of the iptables programs on the host. Null unless the backend is iptables.
+  returned: success
+  type: str
+  sample: 1.8.9
+iptables_variant:
+  description: Which iptables the host uses, V(nft) or V(legacy). Null unless the backend is iptables.
+  returned: success
+  type: str
+  sample: nft
+backend_before:
+  description: The backend that had the fence before. Null when there was no fence.
+  returned: success
+  type: str
+  sample: nftables
 changes:
   description: What was done, or would be done in check mode, in order.
   returned: success
@@ -116,7 +156,8 @@ changes:
   elements: str
   sample: ["load the fence into the kernel", "write /etc/portfence/fence.nft"]
 fence:
-  description: The compiled ruleset as text for C(nft -f), empty when no service is left.
+  description: The content of the file for boot, empty when no service is left. Text for C(nft -f), or a shell script with
+    the rules for C(iptables-restore) and C(ip6tables-restore).
   returned: success
   type: str
 owners:
@@ -134,9 +175,10 @@ services_before:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Request, is_untouched
 from ansible_collections.portfence.egress.plugins.module_utils._argument_spec import services_argument
+from ansible_collections.portfence.egress.plugins.module_utils._backends import CHOICES, NO_BACKEND
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._names import LOOKUP, admin_uids
+from ansible_collections.portfence.egress.plugins.module_utils._names import admin_uids, lookup_on
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
 
 
@@ -156,17 +198,15 @@ def run(module: AnsibleModule) -> None:
     )
     wanted = [item for item in request.services if item.service.state == "present"]
     if not wanted and is_untouched(host):
-        module.exit_json(
-            changed=False, backend="nftables", nft_version=None, changes=[], fence="", owners={}, services_before=[]
-        )
-    fence = FenceOfHost(host=host, lookup=LOOKUP, admin_uids=admin_uids(host))
+        module.exit_json(changed=False, **NO_BACKEND, backend_before=None, changes=[], fence="", owners={}, services_before=[])
+    fence = FenceOfHost(host=host, lookup=lookup_on(host), admin_uids=admin_uids(host), backend=module.params["backend"])
     outcome = fence.apply(request, check_mode=module.check_mode, diff=module._diff)
     for warning in outcome.warnings:
         module.warn(warning)
     result = {
         "changed": bool(outcome.changes),
-        "backend": "nftables",
-        "nft_version": fence.nft_version,
+        **fence.facts(),
+        "backend_before": outcome.backend_before,
         "changes": outcome.changes,
         "fence": outcome.fence,
         "owners": {item.service.name: {"uids": item.uids, "gids": item.gids} for item in outcome.services},
@@ -185,6 +225,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "purge": {"type": "bool", "default": False},
             "persist": {"type": "bool", "default": True},
+            "backend": {"type": "str", "choices": list(CHOICES), "default": "auto"},
             "planned_accounts": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,

@@ -16,8 +16,9 @@ description:
   - Says whether the kernel and the files for boot are what the stored services call for. If not, O(portfence.egress.fence#module:state=present)
     with an empty list of services mends it.
   - Changes nothing.
+  - Reads the fence of the backend that the host has, nftables or iptables.
 requirements:
-  - nft 0.9.8 or newer
+  - nft 0.9.8 or newer, or iptables 1.8.7 or newer
   - ss and ip (iproute2)
 author:
   - PortFence contributors (@portfence)
@@ -54,15 +55,25 @@ EXAMPLES = r"""
 
 RETURN = r"""
 backend:
-  description: What enforces the fence.
+  description: What enforces the fence. Null when there is no firewall on the host.
   returned: success
   type: str
   sample: nftables
 nft_version:
-  description: Version of the nft program on the host. Null when there is none, and no fence.
+  description: Version of the nft program on the host. Null unless the backend is nftables.
   returned: success
   type: str
   sample: 1.0.6
+iptables_version:
+  description: Version of the iptables programs on the host. Null unless the backend is iptables.
+  returned: success
+  type: str
+  sample: 1.8.9
+iptables_variant:
+  description: Which iptables the host uses, V(nft) or V(legacy). Null unless the backend is iptables.
+  returned: success
+  type: str
+  sample: nft
 in_sync:
   description: Whether the kernel, the files for boot and the unit are what the stored services call for.
   returned: success
@@ -165,10 +176,11 @@ services:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, is_untouched
+from ansible_collections.portfence.egress.plugins.module_utils._backends import NO_BACKEND
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._info import gather, port_settings
-from ansible_collections.portfence.egress.plugins.module_utils._names import LOOKUP
+from ansible_collections.portfence.egress.plugins.module_utils._names import lookup_on
 
 
 def run(module: AnsibleModule) -> None:
@@ -176,9 +188,9 @@ def run(module: AnsibleModule) -> None:
     host = Host()
     host.require_root()
     if is_untouched(host):
-        module.exit_json(changed=False, nft_version=None, in_sync=True, drift=[], services={}, **port_settings(host))
+        module.exit_json(changed=False, **NO_BACKEND, in_sync=True, drift=[], services={}, **port_settings(host))
     # Whoever is fenced already was let through when the fence was applied.
-    fence = FenceOfHost(host=host, lookup=LOOKUP, admin_uids={})
+    fence = FenceOfHost(host=host, lookup=lookup_on(host), admin_uids={})
     module.exit_json(changed=False, **gather(host=host, fence=fence))
 
 

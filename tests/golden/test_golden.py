@@ -4,7 +4,8 @@
 """The specification of the compiler: a policy in, the ruleset out.
 
 Each directory NN-name holds ``policy.yml`` (variables as in an inventory), where names are used ``ids.yml`` (what the
-name service of the host knows), and what becomes of them: ``nftables.nft``, or ``errors.txt`` for a policy with mistakes.
+name service of the host knows), and what becomes of them: ``nftables.nft`` and ``iptables.rules``, or ``errors.txt`` for a
+policy with mistakes. ``iptables-errors.txt`` stands for rules where iptables can't express the policy.
 ``scripts/run pytest tests/golden --update-golden`` writes the results anew; look at them with ``git diff``.
 """
 
@@ -19,37 +20,52 @@ import pytest
 import yaml
 from ansible_collections.portfence.egress.plugins.module_utils import _plan
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError
+from ansible_collections.portfence.egress.plugins.module_utils._iptables import unsupported
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing, parse_listing
-from ansible_collections.portfence.egress.plugins.module_utils._nftables import Fence
 from ansible_collections.portfence.egress.tests.unit.nft_model import read
-from ansible_collections.portfence.egress.tests.unit.pipeline import compile_policy, lookup
+from ansible_collections.portfence.egress.tests.unit.pipeline import Compiled, compile_policy, lookup
 
 CASES = sorted(path.parent for path in Path(__file__).parent.glob("*/policy.yml"))
 FENCES = [case for case in CASES if not (case / "errors.txt").exists()]
 
 
-def compiled(case: Path) -> Fence:
-    """The fence of a case. Raises InputError."""
+def compiled(case: Path) -> Compiled:
+    """What becomes of the policy of a case. Raises InputError."""
     policy = yaml.safe_load((case / "policy.yml").read_text(encoding="utf-8"))
     ids = yaml.safe_load((case / "ids.yml").read_text(encoding="utf-8")) if (case / "ids.yml").exists() else {}
     result = compile_policy(policy, names=lookup(users=ids.get("users"), groups=ids.get("groups")))
     if result.problems:
         raise InputError(what="the policy of this host", problems=result.problems)
-    return result.fence
+    return result
+
+
+def results(case: Path) -> Dict[str, str]:
+    """The files that a case has beside its policy."""
+    try:
+        result = compiled(case)
+    except InputError as error:
+        return {"errors.txt": f"{error}\n"}
+    refused = unsupported(result.ruleset)
+    if refused:
+        rules = {"iptables-errors.txt": "".join(f"{name}.{key}: {message}\n" for name, key, message in refused)}
+    else:
+        texts = [f"# {title}\n{result.rules.rules(family)}" for title, family in (("IPv4", 4), ("IPv6", 6))]
+        rules = {"iptables.rules": "\n".join(texts)}
+    return {"nftables.nft": result.fence.text, **rules}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_policy_in_ruleset_out(case: Path, pytestconfig: pytest.Config) -> None:
-    try:
-        name, text = "nftables.nft", compiled(case).text
-    except InputError as error:
-        name, text = "errors.txt", f"{error}\n"
+    files = results(case)
     if pytestconfig.getoption("--update-golden"):
-        for old in ("nftables.nft", "errors.txt"):
-            (case / old).unlink(missing_ok=True)
-        (case / name).write_text(text, encoding="utf-8")
-    assert {path.name for path in case.iterdir()} <= {"policy.yml", "ids.yml", name}
-    assert text == (case / name).read_text(encoding="utf-8")
+        for path in case.iterdir():
+            if path.name not in ("policy.yml", "ids.yml"):
+                path.unlink()
+        for name, text in files.items():
+            (case / name).write_text(text, encoding="utf-8")
+    assert {path.name for path in case.iterdir()} - {"policy.yml", "ids.yml"} == set(files)
+    for name, text in files.items():
+        assert text == (case / name).read_text(encoding="utf-8")
 
 
 class Kernel:
@@ -98,7 +114,7 @@ def test_the_kernel_takes_it_again_and_again(case: Path, kernel: Kernel) -> None
     first = kernel.tables()
     kernel.load(text)
     assert kernel.tables() == first
-    assert set(kernel.packets()) == set(read(compiled(case).body)["inet"].counters)
+    assert set(kernel.packets()) == set(read(compiled(case).fence.body)["inet"].counters)
 
 
 def transitions() -> List[Tuple[Path, Path]]:
@@ -110,7 +126,7 @@ def transitions() -> List[Tuple[Path, Path]]:
 @pytest.mark.parametrize(("before", "after"), transitions(), ids=lambda case: case.name)
 def test_one_fence_becomes_another_in_one_transaction(before: Path, after: Path, kernel: Kernel) -> None:
     """The result is the new fence as if it had been loaded alone, and what stays keeps its count."""
-    old, new = compiled(before), compiled(after)
+    old, new = compiled(before).fence, compiled(after).fence
     kernel.load(new.text)
     wanted = kernel.tables()
     kernel.nft("flush", "ruleset")

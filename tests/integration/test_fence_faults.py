@@ -95,7 +95,7 @@ def remove_fake(lab: Lab) -> None:
 def test_nft_is_missing(host: Lab) -> None:
     fake_nft(host, "")
     host.run(["chmod", "644", "/run/fake"])
-    result = host.module("fence", services=[MYAPP])
+    result = host.module("fence", services=[MYAPP], backend="nftables")
     nothing_to_do = [host.module("fence", state="absent", purge=True), host.module("fence_info")]
     remove_fake(host)
     assert [(answer.get("failed"), answer["changed"]) for answer in nothing_to_do] == [(None, False)] * 2
@@ -105,7 +105,7 @@ def test_nft_is_missing(host: Lab) -> None:
 
 def test_nft_is_too_old(host: Lab) -> None:
     fake_nft(host, "#!/bin/sh\necho 'nftables v0.9.0 (Fearless Fosdick)'\n")
-    result = host.module("fence", services=[MYAPP])
+    result = host.module("fence", services=[MYAPP], backend="nftables")
     remove_fake(host)
     assert "is version 0.9.0; the fence needs nft 0.9.8 or newer" in result["msg"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils import _iptables
 from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem
 from ansible_collections.portfence.egress.plugins.module_utils._nftables import Fence, compile_fence
 from ansible_collections.portfence.egress.plugins.module_utils._plan import merge
@@ -28,6 +29,12 @@ class Compiled:
     problems: Tuple[Problem, ...]
     ruleset: Ruleset
     fence: Fence
+
+    @property
+    def rules(self) -> _iptables.Fence:
+        """The same fence for iptables."""
+        assert _iptables.unsupported(self.ruleset) == []
+        return _iptables.compile_fence(self.ruleset)
 
 
 def lookup(*, users: Optional[Mapping[str, int]] = None, groups: Optional[Mapping[str, int]] = None) -> Lookup:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import Any, Dict, List
 
 import pytest
-from ansible_collections.portfence.egress.plugins.module_utils._apply import automatic_ports, compile_for, unreserved
+from ansible_collections.portfence.egress.plugins.module_utils._apply import automatic_ports, unreserved
+from ansible_collections.portfence.egress.plugins.module_utils._backend_nftables import compile_for
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
+from ansible_collections.portfence.egress.plugins.module_utils._ruleset import build
 from ansible_collections.portfence.egress.tests.unit.pipeline import compile_policy
 
 
@@ -71,6 +73,6 @@ def test_no_warning_where_nobody_is_hurt(given: Dict[str, Any], automatic: str) 
 
 
 def test_live_nat_tables_are_kept() -> None:
-    services = tuple(resolved(assignment="app"))
-    assert set(compile_for(services, {}).tables) == {"inet"}
-    assert set(compile_for(services, {"inet": [], "ip6": []}).tables) == {"inet", "ip", "ip6"}
+    ruleset = build(resolved(assignment="app"))
+    assert set(compile_for(ruleset, {}).tables) == {"inet"}
+    assert set(compile_for(ruleset, {"inet": [], "ip6": []}).tables) == {"inet", "ip", "ip6"}

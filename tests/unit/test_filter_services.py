@@ -60,7 +60,7 @@ def test_the_backend_decides_about_the_prefix() -> None:
 
 @pytest.mark.parametrize("backend", ["pf", "", None, ["nftables"], {}, 5])
 def test_an_unknown_backend(backend: Any) -> None:
-    with pytest.raises(AnsibleFilterError, match="^backend: found .*; accepted: nftables, iptables$"):
+    with pytest.raises(AnsibleFilterError, match="^backend: found .*; accepted: auto, nftables, iptables$"):
         services({}, backend=backend)
 
 

@@ -1,0 +1,107 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""nftables as the backend of the fence."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from ansible_collections.portfence.egress.plugins.module_utils import _plan
+from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Boot, Change, Plan
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing
+from ansible_collections.portfence.egress.plugins.module_utils._nftables import (
+    CHECK_FAMILY,
+    NAT_FAMILIES,
+    Fence,
+    compile_fence,
+    needs_nat,
+)
+from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset
+from ansible_collections.portfence.egress.plugins.module_utils._store import FENCE_FILE
+from ansible_collections.portfence.egress.plugins.module_utils._unit_host import find_cgroups
+
+_INPUT = "nft"
+
+
+class NftablesBackend(Backend):
+    """Tables of our own, beside those of others."""
+
+    name = "nftables"
+
+    def __init__(self, host: Host) -> None:
+        """Raises HostError when nft is missing or too old."""
+        self._host = host
+        self._nft = Nft(host)
+        # Its configuration usually flushes every table.
+        self.boot = Boot(file=FENCE_FILE, command=f"{self._nft.path} -f {FENCE_FILE}", follows=("nftables.service",))
+
+    def works(self) -> bool:
+        """Whether the kernel can be asked."""
+        return self._nft.works()
+
+    def has_tables_of_iptables(self) -> bool:
+        """Whether there is a table of the name that iptables-nft gives the one with our check."""
+        return any(family in NAT_FAMILIES and table == "mangle" for family, table in self._nft.tables())
+
+    def versions(self) -> Dict[str, Optional[str]]:
+        """See Backend."""
+        return {"nft_version": self._nft.version, "iptables_version": None, "iptables_variant": None}
+
+    def live(self) -> Dict[str, Listing]:
+        """Our tables by family."""
+        found = self._nft.live()
+        _plan.check_owner(found)
+        return found
+
+    def live_text(self) -> str:
+        """See Backend."""
+        return self._nft.live_text()
+
+    def counters(self) -> Dict[str, Tuple[int, int]]:
+        """See Backend."""
+        return self._nft.counters()
+
+    def unsupported(self, ruleset: Ruleset) -> List[Tuple[str, str, str]]:
+        """Units, where nft is too old; else nothing: the schema of a service is that of nftables."""
+        if self._nft.knows_cgroups():
+            return []
+        return [
+            (
+                rules.name,
+                "unit",
+                f"found {rules.units[0].unit}; nft {self._nft.version} can't match the cgroup of a unit, which takes 0.9.9;"
+                " accepted with this nft: the selectors user, group, classid and addresses",
+            )
+            for rules in ruleset.services
+            if rules.units
+        ]
+
+    def plan(self, ruleset: Ruleset, *, live: Any) -> Plan:
+        """See Backend."""
+        fence = compile_for(ruleset, live)
+        canonical = self._nft.canonical(fence.text)
+        cgroups = find_cgroups(self._host, fence.members)
+        load = None
+        if not _plan.equal(live=live, wanted=canonical, fence=fence, cgroups=cgroups):
+            load = {_INPUT: _plan.transaction(live=live, wanted=canonical, fence=fence, cgroups=cgroups)}
+        return Plan(fence.text, load, load is not None and CHECK_FAMILY not in live, fence, fence.members)
+
+    def planned_text(self, plan: Plan) -> str:
+        """See Backend."""
+        return self._nft.canonical_text(plan.text)
+
+    def removal(self, live: Any) -> Change:
+        """See Backend."""
+        return {_INPUT: _plan.removal(live)}
+
+    def load(self, change: Change) -> None:
+        """One transaction: all of it or nothing."""
+        self._nft.load(change[_INPUT])
+
+
+def compile_for(ruleset: Ruleset, live: Mapping[str, Listing]) -> Fence:
+    """The fence of these rules. NAT tables that are live stay: connections that they rewrote need them."""
+    return compile_fence(ruleset, nat=needs_nat(ruleset) or any(family in live for family in NAT_FAMILIES))

@@ -1,0 +1,92 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which firewall of the host holds its fence, and which shall."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, List, Optional, Tuple
+
+from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend
+from ansible_collections.portfence.egress.plugins.module_utils._backend_iptables import IptablesBackend
+from ansible_collections.portfence.egress.plugins.module_utils._backend_nftables import NftablesBackend
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._store import FENCE_FILE, IPTABLES_FILE
+
+AUTO = "auto"
+BACKENDS = ("nftables", "iptables")
+CHOICES = (AUTO, *BACKENDS)
+# What modules return of the backend where there is none.
+NO_BACKEND = {"backend": None, "nft_version": None, "iptables_version": None, "iptables_variant": None}
+
+# Names of the tables that iptables-legacy has made in this network namespace, one a line.
+_LEGACY_TABLES = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
+
+
+def choose(host: Host, wanted: str = AUTO) -> Backend:
+    """The backend that shall hold the fence. Raises HostError when it can't be used.
+
+    :param wanted: one of :data:`CHOICES`. "auto" is the one that the host has; without a fence, nftables where it can be
+        used, else iptables.
+    """
+    if wanted == "iptables" or (wanted == AUTO and in_force(host) == "iptables"):
+        return IptablesBackend(host)
+    try:
+        backend = NftablesBackend(host)
+        if wanted == "nftables" or backend.works():
+            return backend
+    except HostError:
+        if wanted == "nftables" or host.find("iptables-restore") is None or os.path.exists(FENCE_FILE):
+            raise
+    return IptablesBackend(host)
+
+
+def in_force(host: Host) -> Optional[str]:
+    """The backend that holds the fence by the files for boot, else by the kernel; None when there is no fence."""
+    for name, path in (("nftables", FENCE_FILE), ("iptables", IPTABLES_FILE)):
+        if os.path.exists(path):
+            return name
+    return next((backend.name for backend in _candidates(host) if backend.live()), None)
+
+
+def others(host: Host, chosen: Backend) -> List[Tuple[Backend, Any]]:
+    """Fences of ours that another backend, or another variant of iptables, holds beside the chosen one, with what is live."""
+    found = [(backend, backend.live()) for backend in _candidates(host) if not _same(backend, chosen)]
+    return [(backend, live) for backend, live in found if live]
+
+
+def counters(host: Host) -> Dict[str, Tuple[int, int]]:
+    """Counter name to packets and bytes of the fence in force; empty when there is none. Raises HostError."""
+    name = in_force(host)
+    return {} if name is None else choose(host, name).counters()
+
+
+def is_absent(host: Host) -> bool:
+    """Whether the host has no firewall that could hold a fence."""
+    return host.find("nft") is None and host.find("iptables-save") is None
+
+
+def _same(one: Backend, other: Backend) -> bool:
+    return one.name == other.name and getattr(one, "variant", None) == getattr(other, "variant", None)
+
+
+def _candidates(host: Host) -> List[Backend]:
+    """The backends that can hold a fence now. No program of iptables is asked in vain: it may load modules."""
+    found: List[Backend] = []
+    shared = True
+    if host.find("nft") is not None:
+        try:
+            nftables = NftablesBackend(host)
+        except HostError:
+            pass  # older than the oldest that can have a fence of ours
+        else:
+            if nftables.works():
+                found.append(nftables)
+                shared = nftables.has_tables_of_iptables()
+    if shared and host.find("iptables-nft-save") is not None:
+        found.append(IptablesBackend(host, variant="nft"))
+    if any(host.read(path) for path in _LEGACY_TABLES) and host.find("iptables-legacy-save") is not None:
+        found.append(IptablesBackend(host, variant="legacy"))
+    return found

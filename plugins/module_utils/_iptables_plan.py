@@ -1,0 +1,74 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Live against wanted → the input of iptables-restore that changes one family. Pure.
+
+iptables-restore changes each table at its COMMIT, as a whole, one table after the other. Their order keeps the host
+closed in between: a service is translated before its check begins to rely on it, and until it has ceased to. So the
+table ``nat`` comes twice, at first with the rules of before behind the new ones.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, Tuple
+
+from ansible_collections.portfence.egress.plugins.module_utils._iptables import CHAIN, EVENTS, HOOKS
+from ansible_collections.portfence.egress.plugins.module_utils._iptables_listing import Jump, Listing, Part
+
+_EMPTY = Part({}, ())
+# Without the check nothing relies on the translation.
+_REMOVAL = ("filter", "mangle", "nat", "raw")
+
+
+def transaction(*, live: Listing, wanted: Listing) -> str:
+    """What turns the live chains into the wanted ones. Chains that hold the right count already are left alone.
+
+    :param wanted: the kernel's own listing of the fence.
+    """
+    nat = wanted.get("nat", _EMPTY)
+    merged = _merged(nat, live.get("nat", _EMPTY))
+    steps: List[Tuple[str, Part]] = [("raw", wanted.get("raw", _EMPTY)), ("nat", merged), ("mangle", wanted["mangle"])]
+    if merged.chains != nat.chains:
+        steps.append(("nat", nat))
+    steps.append(("filter", wanted.get("filter", _EMPTY)))
+    state: Dict[str, Part] = dict(live)
+    text = ""
+    for table, part in steps:
+        if part != state.get(table, _EMPTY):
+            text += _block(table, now=state.get(table, _EMPTY), then=part)
+        state[table] = part
+    return text
+
+
+def removal(live: Listing) -> str:
+    """What takes everything of ours away."""
+    return "".join(_block(table, now=live[table], then=_EMPTY) for table in _REMOVAL if table in live)
+
+
+def _merged(new: Part, old: Part) -> Part:
+    """The new chains with what the old ones have more behind it."""
+    chains: Dict[str, Tuple[str, ...]] = {}
+    for name in sorted({*new.chains, *old.chains}):
+        first = new.chains.get(name, ())
+        chains[name] = (*first, *(rule for rule in old.chains.get(name, ()) if rule not in first))
+    return Part(chains, (Jump(HOOKS["nat"], 1, f"-j {CHAIN}"),) if chains else ())
+
+
+def _block(table: str, *, now: Part, then: Part) -> str:
+    kept = {name for name, rules in then.chains.items() if _counts(name) and now.chains.get(name) == rules}
+    stale = [name for name in now.chains if name not in then.chains]
+    lines = [f"*{table}"]
+    # In restore --noflush, this makes a chain or empties the one that is there.
+    lines.extend(f":{name} - [0:0]" for name in (*then.chains, *stale) if name not in kept)
+    lines.extend(f"-A {name} {rule}" for name, rules in then.chains.items() if name not in kept for rule in rules)
+    if now.jumps != then.jumps:
+        lines.extend(f"-D {jump.chain} {jump.rule}" for jump in now.jumps)
+        lines.extend(f"-I {jump.chain} {jump.position} {jump.rule}" for jump in then.jumps)
+    lines.extend(f"-X {name}" for name in stale)
+    return "\n".join([*lines, "COMMIT", ""])
+
+
+def _counts(chain: str) -> bool:
+    return any(chain.startswith(f"pf-{event}-") for event in EVENTS)
+
+
