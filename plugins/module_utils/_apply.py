@@ -19,6 +19,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._backends import 
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._launcher_host import PATH as LAUNCHER_PATH
+from ansible_collections.portfence.egress.plugins.module_utils._launcher_host import Launcher
 from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
 from ansible_collections.portfence.egress.plugins.module_utils._policy import conflicts
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
@@ -64,6 +66,7 @@ class _Steps:
     fence_file: Optional[str] = None
     write: List[Service] = field(default_factory=list)
     forget: List[str] = field(default_factory=list)
+    launcher: Optional[str] = None
     install_unit: bool = False
     remove_fences: List[Tuple[Backend, Change]] = field(default_factory=list)
     remove_boot_files: List[str] = field(default_factory=list)
@@ -88,6 +91,7 @@ class FenceOfHost:
         self._store = Store(host)
         self._unit = Unit(host=host, boot=self._backend.boot)
         self._units = UnitsOfHost(host)
+        self._launcher = Launcher(host)
 
     def facts(self) -> Dict[str, Optional[str]]:
         """What modules return of the backend: its name and the versions of its programs."""
@@ -122,6 +126,7 @@ class FenceOfHost:
         live = self._backend.live()
         strays = others(self._host, self._backend)
         self._unit.check_owner()
+        self._launcher.check_owner()
         outcome = Outcome(
             services_before=tuple(item.service for item in stored.values()), backend_before=in_force(self._host)
         )
@@ -190,6 +195,9 @@ class FenceOfHost:
         unit = self._unit.missing()
         steps.install_unit = bool(unit)
         outcome.changes.extend(unit)
+        steps.launcher = self._launcher.missing()
+        if steps.launcher is not None:
+            outcome.changes.append(f"write {LAUNCHER_PATH}")
         return steps
 
     def _check_support(self, ruleset: Ruleset, target: Mapping[str, Declared]) -> None:
@@ -225,6 +233,8 @@ class FenceOfHost:
             steps.remove_files = True
             if self._unit.present():
                 outcome.changes.append("remove portfence.service")
+            if self._launcher.present():
+                outcome.changes.append(f"remove {LAUNCHER_PATH}")
             if os.path.isdir(BASE):
                 outcome.changes.append(f"remove {BASE}")
         return steps
@@ -256,11 +266,14 @@ class FenceOfHost:
             self._store.forget_probes()
         if steps.install_unit:
             self._unit.install()
+        if steps.launcher is not None:
+            self._launcher.write(steps.launcher)
         for backend, change in steps.remove_fences:
             backend.load(change)
         for path in steps.remove_boot_files:
             self._host.remove(path)
         if steps.remove_files:
+            self._launcher.remove()
             self._store.remove_all()
             self._units.remove_lock()
             self._host.remove_lock()
