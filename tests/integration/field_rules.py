@@ -31,20 +31,17 @@ UNANSWERED = {"timeout": 0.4}
 
 
 def fence(lab: Lab, **changes: Any) -> Dict[str, Any]:
-    """Fence MYAPP into PORTS with the module, and return its result."""
+    """Fence MYAPP into PORTS with the module and the backend of the lab, and return its result."""
     service = {"name": "myapp", "user": str(MYAPP), "source_ports": "50000-50999", **changes}
-    result = lab.module("fence", services=[service])
+    result = lab.module("fence", services=[service], backend=lab.backend)
     assert not result.get("failed"), result["msg"]
     return result
 
 
 def counters(lab: Lab) -> Dict[str, int]:
     """Packets of the violations and intrusions of MYAPP."""
-    found = {}
-    for name in ("violations", "intrusions"):
-        listing = lab.run(["nft", "list", "counter", "inet", "portfence", f"{name}_myapp"]).out
-        found[name] = int(listing.split("packets ")[1].split()[0])
-    return found
+    found = lab.module("fence_info")["services"]["myapp"]
+    return {name: found[name]["packets"] for name in ("violations", "intrusions")}
 
 
 def iptables(lab: Lab, *rules: str, version: str = "iptables") -> None:

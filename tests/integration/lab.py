@@ -273,6 +273,7 @@ class Lab(Node):
         """:param collection: the folder of the collection whose modules are run."""
         super().__init__(addresses=LAB_ADDRESSES, other=PEER_ADDRESSES)
         self.peer = Peer(addresses=PEER_ADDRESSES, other=LAB_ADDRESSES)
+        self.backend = "auto"  # what field_rules.fence() asks for
         self._collection = collection
         self._keeper: Optional[subprocess.Popen[str]] = None
 
@@ -324,6 +325,12 @@ class Lab(Node):
             return self._keeper.communicate()[1]
         finally:
             self._keeper = None
+
+    def use_iptables(self, variant: str) -> None:
+        """Make iptables and ip6tables the programs of a variant, "nft" or "legacy", and the backend of the fence."""
+        for name in ("iptables", "ip6tables"):
+            self.run(["update-alternatives", "--set", name, f"/usr/sbin/{name}-{variant}"])
+        self.backend = "iptables"
 
     def add_user(self, name: str, uid: int) -> None:
         """A system account of the lab, with a group of its own."""
