@@ -1,0 +1,180 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How the eBPF programs get into the kernel: a script that the module runs, and a unit that runs it at boot.
+
+bpffs is empty after a boot. The script loads the object beside what is there, fills the maps, attaches the new programs
+and only then detaches the old ones: at every moment one of the two gives ports, and a socket that has one keeps it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import List
+
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._store import BASE
+from ansible_collections.portfence.egress.plugins.module_utils._unit import FOLDER, WANTS
+
+BPFFS = "/sys/fs/bpf"
+PINS = f"{BPFFS}/portfence"
+MAPS = f"{PINS}/maps"
+NEW_MAPS = f"{BPFFS}/portfence_new/maps"
+OBJECT_NAME, BATCH_NAME = "bpf.o", "bpf.batch"
+SCRIPT_PATH = f"{BASE}/bpf-load"
+# Name of a program in the kernel, 15 bytes at most → its hook, as bpftool calls it and as it is pinned.
+HOOKS = {
+    "portfence_conn4": "connect4",
+    "portfence_conn6": "connect6",
+    "portfence_bind4": "bind4",
+    "portfence_bind6": "bind6",
+}
+
+NAME = "portfence-bpf.service"
+PATH = f"{FOLDER}/{NAME}"
+LINK = f"{WANTS}/{NAME}"
+_HEADER = "# Written by the Ansible collection portfence.egress. Changes are overwritten.\n"
+
+# libbpf before 1.0 pins a program by its section (cgroup_connect4), later ones by its name (portfence_conn4).
+# bpffs takes no names with a dot.
+SCRIPT = f"""#!/bin/sh
+{_HEADER}#
+# bpf-load load FOLDER CGROUP: attach the programs of FOLDER to CGROUP in the place of those of ours that are there.
+# bpf-load unload CGROUP: take ours away.
+set -eu
+
+now={PINS} new={PINS}_new old={PINS}_old
+
+# Hook and id of every program of ours.
+attached() {{
+    bpftool cgroup show "$cgroup" | while read -r id type flags name rest; do
+        case $name in
+            portfence_conn[46]) echo "connect${{name#portfence_conn}} $id" ;;
+            portfence_bind[46]) echo "bind${{name#portfence_bind}} $id" ;;
+        esac
+    done
+}}
+
+detach() {{
+    while read -r hook id; do
+        bpftool cgroup detach "$cgroup" "$hook" id "$id"
+    done
+}}
+
+load() {{
+    grep -q ' {BPFFS} bpf ' /proc/self/mounts || mount -t bpf bpf {BPFFS}
+    rm -rf "$new" "$old"
+    bpftool prog loadall "$folder/{OBJECT_NAME}" "$new" pinmaps "$new/maps" >/dev/null
+    for family in 4 6; do
+        mv "$new"/*conn*"$family" "$new/connect$family"
+        mv "$new"/*_bind"$family" "$new/bind$family"
+    done
+    bpftool batch file "$folder/{BATCH_NAME}" >/dev/null
+    before=$(attached)
+    for hook in connect4 connect6 bind4 bind6; do
+        bpftool cgroup attach "$cgroup" "$hook" pinned "$new/$hook" multi
+    done
+    [ ! -e "$now" ] || mv "$now" "$old"
+    mv "$new" "$now"
+    [ -z "$before" ] || printf '%s\\n' "$before" | detach
+    rm -rf "$old"
+}}
+
+case $1 in
+    load) folder=$2 cgroup=$3 && load ;;
+    unload)
+        cgroup=$2
+        before=$(attached)
+        [ -z "$before" ] || printf '%s\\n' "$before" | detach
+        rm -rf "$now" "$new" "$old"
+        ;;
+esac
+"""
+
+
+def unit_text(*, cgroup: str) -> str:
+    """The unit file: before the network and every ordinary service, like the fence.
+
+    :param cgroup: where cgroup v2 is mounted.
+    """
+    return f"""{_HEADER}
+[Unit]
+Description=Source ports that eBPF gives to services when they connect
+Documentation=https://github.com/portfence/portfence.egress
+DefaultDependencies=no
+RequiresMountsFor={BASE}
+After=local-fs.target sys-fs-bpf.mount
+Before=sysinit.target network-pre.target shutdown.target
+Wants=network-pre.target
+Conflicts=shutdown.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh {SCRIPT_PATH} load {BASE} {cgroup}
+
+[Install]
+WantedBy=sysinit.target
+"""
+
+
+class BpfUnit:
+    """The unit on this machine."""
+
+    def __init__(self, *, host: Host, cgroup: str) -> None:
+        self._host = host
+        self._text = unit_text(cgroup=cgroup)
+
+    def check_owner(self) -> None:
+        """Raises HostError when somebody else wrote a unit of our name."""
+        found = self._host.read(PATH)
+        if found is not None and not found.startswith(_HEADER):
+            raise HostError(f"{PATH} exists and was not written by this collection; rename or remove that unit")
+
+    def missing(self) -> List[str]:
+        """What has to be done so that the programs are loaded at boot, as a list for humans; empty when nothing."""
+        found = []
+        if self._host.read(PATH) != self._text:
+            found.append(f"write {PATH}")
+        if not self._enabled():
+            found.append(f"enable {NAME}")
+        return found
+
+    def present(self) -> bool:
+        """Whether the unit or its link is there."""
+        return os.path.lexists(PATH) or os.path.islink(LINK)
+
+    def install(self) -> None:
+        """Write the unit and enable it. Its files must be in place. It is not started: the module has done its work."""
+        self._host.write(PATH, self._text)
+        self._host.make_directory(WANTS)
+        if not self._enabled():
+            self._host.remove(LINK)
+            try:
+                os.symlink(f"../{NAME}", LINK)
+            except OSError as error:
+                raise HostError(f"can't enable {NAME}: {LINK}: {error.strerror}") from error
+        self._reload()
+
+    def remove(self) -> None:
+        """Disable the unit and take its file away, if it is there."""
+        if not self.present():
+            return
+        self._host.remove(LINK)
+        self._host.remove(PATH)
+        self._reload()
+        if self._running_systemd():
+            self._host.run(["systemctl", "reset-failed", NAME], check=False)
+
+    def _enabled(self) -> bool:
+        return os.path.islink(LINK) and os.path.realpath(LINK) == PATH
+
+    def _reload(self) -> None:
+        if self._running_systemd():
+            self._host.run(["systemctl", "daemon-reload"])
+
+    @staticmethod
+    def _running_systemd() -> bool:
+        """See sd_booted(3)."""
+        return os.path.isdir("/run/systemd/system")
