@@ -188,7 +188,7 @@ def parse_attached(text: str, names: Mapping[str, str]) -> List[Tuple[str, int]]
     :param names: name of a program → the hook that it is for.
     """
     try:
-        programs = json.loads(text or "[]")
+        programs = json.loads(text.strip() or "[]")  # bpftool prints an empty line for none
         return [(names[item["name"]], int(item["id"])) for item in programs if item["name"] in names]
     except (ValueError, KeyError, TypeError) as error:
         raise PortFenceError(f"bpftool -j cgroup show printed something that is no list of programs: {text[:200]!r}") from error

@@ -48,7 +48,8 @@ now={PINS} new={PINS}_new old={PINS}_old
 
 # Hook and id of every program of ours.
 attached() {{
-    bpftool cgroup show "$cgroup" | while read -r id type flags name rest; do
+    shown=$(bpftool cgroup show "$cgroup")
+    printf '%s\\n' "$shown" | while read -r id _type _flags name _rest; do
         case $name in
             portfence_conn[46]) echo "connect${{name#portfence_conn}} $id" ;;
             portfence_bind[46]) echo "bind${{name#portfence_bind}} $id" ;;
