@@ -4,8 +4,8 @@
  *
  * Gives the sockets of services a source port inside their ranges when they connect: no address translation.
  *
- * A process belongs to the service of its real UID, or else to that of its cgroup or of the nearest ancestor that has
- * one. A socket that is bound already keeps its port: what is wrong with it is the fence's business. The layout of the
+ * A process belongs to the service of its cgroup, or of the nearest ancestor that has one, or else to that of its real
+ * UID. A socket that is bound already keeps its port: what is wrong with it is the fence's business. The layout of the
  * maps is written by plugins/module_utils/_bpf.py.
  */
 
@@ -80,7 +80,7 @@ extern int LINUX_KERNEL_VERSION __attribute__((section(".kconfig")));
 /* Keeps the compiler from making a branch of an arithmetic expression: the verifier would follow both ways, at every try. */
 #define OPAQUE(value) asm volatile("" : "+r"(value))
 
-static __attribute__((always_inline)) struct service *service_of_cgroup(void)
+static __attribute__((always_inline)) struct name *name_of_cgroup(void)
 {
 	u32 zero = 0;
 	u32 *used = bpf_map_lookup_elem(&levels, &zero);
@@ -95,7 +95,7 @@ static __attribute__((always_inline)) struct service *service_of_cgroup(void)
 			continue;
 		struct name *name = bpf_map_lookup_elem(&by_cgroup, &id);
 		if (name)
-			return bpf_map_lookup_elem(&services, name);
+			return name;
 	}
 	return 0;
 }
@@ -103,9 +103,13 @@ static __attribute__((always_inline)) struct service *service_of_cgroup(void)
 static __attribute__((always_inline)) struct service *service_of_process(u32 protocol)
 {
 	u32 uid = bpf_get_current_uid_gid();
-	struct name *name = bpf_map_lookup_elem(&by_uid, &uid);
-	struct service *service = name ? bpf_map_lookup_elem(&services, name) : service_of_cgroup();
+	struct name *name = name_of_cgroup();
 
+	if (!name)
+		name = bpf_map_lookup_elem(&by_uid, &uid);
+	if (!name)
+		return 0;
+	struct service *service = bpf_map_lookup_elem(&services, name);
 	if (!service)
 		return 0;
 	if (protocol == IPPROTO_TCP)

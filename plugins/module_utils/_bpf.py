@@ -20,10 +20,11 @@ from ansible_collections.portfence.egress.plugins.module_utils._policy import Se
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
 
 ASSIGNMENTS = ("bpf", "auto")
+SELECTORS = ("user", "unit")
 MOST_RANGES = 16
 MOST_ELEMENTS = 16384
 
-_NAME_BYTES = 32
+NAME_BYTES = 32
 _FLAG_LOOPBACK, _FLAG_STRICT, _FLAG_TCP, _FLAG_UDP = 1, 2, 4, 8
 _MOST_TRIES = 1024
 _TRIES_ALONE = 32
@@ -35,6 +36,8 @@ _PRIMES = (65537, 99991, 131071, 1000003)
 _ALL_LEVELS = 0xFFFE
 
 Elements = Mapping[bytes, bytes]
+# The maps, and the fields of Maps: what leads to a service comes after it.
+NAMES = ("services", "by_uid", "by_cgroup", "levels")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Maps:
     :ivar services: name of a service → its ports and flags.
     :ivar by_uid: UID → name of its service.
     :ivar levels: a bit for every level of cgroups at which by_cgroup may hold something.
-    :ivar by_cgroup: id of a cgroup → name of its service. Filled on the host when a unit starts, kept by every change.
+    :ivar by_cgroup: id of a cgroup → name of its service. Units that start add theirs, so that no file has them.
     """
 
     services: Elements = field(default_factory=dict)
@@ -55,6 +58,8 @@ class Maps:
 
 def limit(service: Service) -> Optional[str]:
     """Why the programs can't serve a service, for the end of a sentence, or None."""
+    if service.selector not in SELECTORS:
+        return f"its selector is {service.selector}, and bpf takes {' and '.join(SELECTORS)}"
     ranges = len(service.source_ports.ranges)
     if ranges > MOST_RANGES:
         return f"its source_ports have {ranges} ranges, and bpf takes {MOST_RANGES}"
@@ -69,21 +74,23 @@ def too_many(resolved: Sequence[Resolved]) -> Optional[str]:
     return None
 
 
-def maps_of(resolved: Sequence[Resolved], *, by_cgroup: bool) -> Maps:
+def maps_of(resolved: Sequence[Resolved], *, cgroups: Mapping[int, str]) -> Maps:
     """The maps for these services, each within its :func:`limit`.
 
-    :param by_cgroup: whether any of them is selected by its unit. The elements of that map come with the units.
+    :param cgroups: the cgroups that their units have now, id (that is, inode) → name of the service.
     """
+    levels = _ALL_LEVELS if any(item.units for item in resolved) else 0
     return Maps(
         services={name_bytes(item.service.name): service_bytes(item.service) for item in resolved},
         by_uid={struct.pack("<I", uid): name_bytes(item.service.name) for item in resolved for uid in item.uids},
-        levels={struct.pack("<I", 0): struct.pack("<I", _ALL_LEVELS if by_cgroup else 0)},
+        levels={struct.pack("<I", 0): struct.pack("<I", levels)},
+        by_cgroup={struct.pack("<Q", number): name_bytes(name) for number, name in cgroups.items()},
     )
 
 
 def name_bytes(name: str) -> bytes:
     """A service's name as key or value."""
-    return name.encode("ascii").ljust(_NAME_BYTES, b"\0")
+    return name.encode("ascii").ljust(NAME_BYTES, b"\0")
 
 
 def service_bytes(service: Service) -> bytes:
@@ -131,31 +138,21 @@ def fill(wanted: Maps, *, folder: str) -> List[str]:
 def changes(live: Maps, wanted: Maps, *, folder: str) -> List[str]:
     """bpftool commands that turn the live maps into the wanted ones, each element in one step.
 
-    A service is there before a user leads to it, and goes after the last one. Cgroups are added, and taken away
-    when their service is gone; members of services that stay are not known here.
+    A service is there before an owner leads to it, and goes after the last one.
     """
-    kept = {key: name for key, name in live.by_cgroup.items() if name in wanted.services}
-    return [
-        *_updates("services", live.services, wanted.services, folder),
-        *_updates("by_uid", live.by_uid, wanted.by_uid, folder),
-        *_updates("by_cgroup", live.by_cgroup, wanted.by_cgroup, folder),
-        *_updates("levels", live.levels, wanted.levels, folder),
-        *_deletes("by_uid", live.by_uid, wanted.by_uid, folder),
-        *_deletes("by_cgroup", live.by_cgroup, kept, folder),
-        *_deletes("services", live.services, wanted.services, folder),
-    ]
-
-
-def _updates(name: str, live: Elements, wanted: Elements, folder: str) -> List[str]:
-    return [
+    updates = [
         f"map update pinned {folder}/{name} key hex {_hex(key)} value hex {_hex(value)}"
-        for key, value in sorted(wanted.items())
-        if live.get(key) != value
+        for name in NAMES
+        for key, value in sorted(getattr(wanted, name).items())
+        if getattr(live, name).get(key) != value
     ]
-
-
-def _deletes(name: str, live: Elements, wanted: Elements, folder: str) -> List[str]:
-    return [f"map delete pinned {folder}/{name} key hex {_hex(key)}" for key in sorted(live) if key not in wanted]
+    deletes = [
+        f"map delete pinned {folder}/{name} key hex {_hex(key)}"
+        for name in reversed(NAMES)
+        for key in sorted(getattr(live, name))
+        if key not in getattr(wanted, name)
+    ]
+    return updates + deletes
 
 
 def _hex(data: bytes) -> str:

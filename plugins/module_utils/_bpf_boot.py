@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from typing import List
 
+from ansible_collections.portfence.egress.plugins.module_utils._bpf import NAME_BYTES
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE
@@ -31,6 +32,9 @@ HOOKS = {
     "portfence_bind6": "bind6",
 }
 
+# Of join and leave.
+LOCK = "/run/portfence-bpf.lock"
+
 NAME = "portfence-bpf.service"
 PATH = f"{FOLDER}/{NAME}"
 LINK = f"{WANTS}/{NAME}"
@@ -42,6 +46,9 @@ SCRIPT = f"""#!/bin/sh
 {_HEADER}#
 # bpf-load load FOLDER CGROUP: attach the programs of FOLDER to CGROUP in the place of those of ours that are there.
 # bpf-load unload CGROUP: take ours away.
+# bpf-load join CGROUP SERVICE: called by a unit in its own cgroup, below CGROUP: from now on it belongs to the service.
+# bpf-load leave CGROUP: called by a unit that has stopped.
+# The module holds the lock of join and leave while it changes the maps.
 set -eu
 
 now={PINS} new={PINS}_new old={PINS}_old
@@ -82,6 +89,22 @@ load() {{
     rm -rf "$old"
 }}
 
+# Run commands of bpftool when nobody else changes the maps.
+locked() {{ flock --wait 60 {LOCK} bpftool batch file - >/dev/null; }}
+
+# Bytes of standard input as bpftool takes them.
+bytes() {{ od -An -v -tu1 | tr '\\n' ' '; }}
+
+# The id of the cgroup of this process, which is its inode, as the 8 bytes of a key.
+key() {{
+    own=$(sed -n 's/^0:://p' /proc/self/cgroup)
+    id=$(stat -c %i "$cgroup${{own%/.control}}")
+    for _byte in 1 2 3 4 5 6 7 8; do
+        printf '%s ' "$((id % 256))"
+        id=$((id / 256))
+    done
+}}
+
 case $1 in
     load) folder=$2 cgroup=$3 && load ;;
     unload)
@@ -89,6 +112,17 @@ case $1 in
         before=$(attached)
         [ -z "$before" ] || printf '%s\\n' "$before" | detach
         rm -rf "$now" "$new" "$old"
+        ;;
+    join)
+        cgroup=$2
+        [ -e "$now" ] || exit 0
+        name=$({{ printf '%s' "$3"; head -c {NAME_BYTES} /dev/zero; }} | head -c {NAME_BYTES} | bytes)
+        echo "map update pinned $now/maps/by_cgroup key $(key) value $name" | locked
+        ;;
+    leave)
+        cgroup=$2
+        [ -e "$now" ] || exit 0
+        echo "map delete pinned $now/maps/by_cgroup key $(key)" | locked
         ;;
 esac
 """

@@ -19,6 +19,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._bpf_boot import 
     BATCH_NAME,
     BPFFS,
     HOOKS,
+    LOCK,
     MAPS,
     NEW_MAPS,
     OBJECT_NAME,
@@ -35,7 +36,6 @@ from ansible_collections.portfence.egress.plugins.module_utils._store import BAS
 
 # Where cgroup v2 is mounted: on a host that has nothing else, and on one that has v1 as well.
 _CGROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
-_MAP_NAMES = ("services", "by_uid", "levels", "by_cgroup")
 _OBJECT_PATH = f"{BASE}/{OBJECT_NAME}"
 _BATCH_PATH = f"{BASE}/{BATCH_NAME}"
 # bpf_setsockopt() takes SO_REUSEADDR since Linux 6.1; 5.10 answers with an error that the program can't pass on.
@@ -68,7 +68,8 @@ class BpfPlan:
     fallbacks: Dict[str, str] = field(default_factory=dict)
     changes: List[str] = field(default_factory=list)
     cgroup: str = _CGROUPS[0]
-    load: Optional[List[str]] = None
+    load: Optional[_bpf.Maps] = None
+    served: Sequence[Resolved] = ()
     update: Optional[List[str]] = None
     unload: bool = False
     batch_file: Optional[str] = None
@@ -113,7 +114,8 @@ class BpfOfHost:
         if plan.unload:
             self._host.run(["/bin/sh", "-c", SCRIPT, "bpf-load", "unload", plan.cgroup])
         if plan.load is not None:
-            self._load(plan.load, plan.cgroup)
+            with self._host.lock(path=LOCK):
+                self._load(plan.load, plan.served, plan.cgroup)
         if plan.update is not None:
             self._host.run([self._bpftool(), "batch", "file", "-"], data=_text(plan.update))
         if plan.batch_file is not None or plan.object_file or plan.script_file:
@@ -130,6 +132,7 @@ class BpfOfHost:
             for path in (_OBJECT_PATH, _BATCH_PATH, SCRIPT_PATH):
                 for leftover in (path, f"{path}.portfence-new"):
                     self._host.remove(leftover)
+            self._host.remove(LOCK)
 
     def _serve(self, asking: Sequence[Resolved], plan: BpfPlan) -> Tuple[List[Resolved], Dict[str, str]]:
         """The services that get bpf, and the tags that the kernel gives to the programs. Raises InputError."""
@@ -159,11 +162,10 @@ class BpfOfHost:
     def _plan_load(
         self, served: Sequence[Resolved], tags: Dict[str, str], plan: BpfPlan, *, persist: bool
     ) -> None:
-        wanted = _bpf.maps_of(served, by_cgroup=any(item.service.units for item in served))
+        wanted = _bpf.maps_of(served, cgroups=self._cgroups(served, plan.cgroup))
         live, healthy = self._live(tags, plan.cgroup)
         if not healthy:
-            kept = {key: name for key, name in live.by_cgroup.items() if name in wanted.services}
-            plan.load = _bpf.fill(replace(wanted, by_cgroup=kept), folder=NEW_MAPS)
+            plan.load, plan.served = wanted, served
             plan.changes.append(f"attach the eBPF programs to {plan.cgroup}")
         else:
             plan.update = _bpf.changes(live, wanted, folder=MAPS) or None
@@ -171,7 +173,7 @@ class BpfOfHost:
                 plan.changes.append("change the maps of the eBPF programs")
         if not persist:
             return
-        batch = _text(_bpf.fill(wanted, folder=NEW_MAPS))
+        batch = _text(_bpf.fill(replace(wanted, by_cgroup={}), folder=NEW_MAPS))
         if self._host.read_bytes(_OBJECT_PATH) != bpf_object():
             plan.object_file = True
             plan.changes.append(f"write {_OBJECT_PATH}")
@@ -204,6 +206,19 @@ class BpfOfHost:
     def _cgroup() -> Optional[str]:
         return next((path for path in _CGROUPS if os.path.exists(f"{path}/cgroup.controllers")), None)
 
+    def _cgroups(self, served: Sequence[Resolved], root: str) -> Dict[int, str]:
+        """The cgroups that units of these services have now: their ids, each with the name of the service."""
+        found: Dict[int, str] = {}
+        for item in served:
+            for place in item.units:
+                folder = os.path.join(root, place.parent)
+                for name in filter(place.matches, self._host.list(folder)):
+                    try:
+                        found[os.stat(os.path.join(folder, name)).st_ino] = item.service.name
+                    except FileNotFoundError:
+                        pass  # the unit has just stopped
+        return found
+
     def _bpftool(self) -> str:
         return self._host.program("bpftool", package="bpftool")
 
@@ -232,19 +247,22 @@ class BpfOfHost:
         if not all(os.path.lexists(f"{PINS}/{hook}") for hook in HOOKS.values()):
             return _bpf.Maps(), False
         commands = [f"prog show pinned {PINS}/{hook}" for hook in HOOKS.values()]
-        commands.extend(f"map dump pinned {MAPS}/{name}" for name in _MAP_NAMES)
+        commands.extend(f"map dump pinned {MAPS}/{name}" for name in _bpf.NAMES)
         result = self._host.run([self._bpftool(), "-j", "batch", "file", "-"], data=_text(commands), check=False)
         if result.rc != 0:
             return _bpf.Maps(), False
         outputs = _bpf.parse_outputs(result.out)
-        maps = _bpf.Maps(**dict(zip(_MAP_NAMES, map(_bpf.parse_dump, outputs[len(HOOKS) :]))))
+        maps = _bpf.Maps(**dict(zip(_bpf.NAMES, map(_bpf.parse_dump, outputs[len(HOOKS) :]))))
         pinned = {HOOKS.get(program.get("name")): program for program in outputs[: len(HOOKS)]}
         shown = self._host.run([self._bpftool(), "-j", "cgroup", "show", cgroup]).out
         attached = sorted(_bpf.parse_attached(shown, HOOKS))
         same = {HOOKS[name]: tag for name, tag in tags.items()} == {hook: program.get("tag") for hook, program in pinned.items()}
         return maps, same and attached == sorted((str(hook), program.get("id")) for hook, program in pinned.items())
 
-    def _load(self, batch: Sequence[str], cgroup: str) -> None:
+    def _load(self, wanted: _bpf.Maps, served: Sequence[Resolved], cgroup: str) -> None:
+        # A unit that has started since the plan was made is in the old maps alone.
+        now = _bpf.maps_of(served, cgroups=self._cgroups(served, cgroup)).by_cgroup
+        batch = _bpf.fill(replace(wanted, by_cgroup=now), folder=NEW_MAPS)
         self._host.make_directory(RUN)
         try:
             self._host.write(f"{RUN}/{OBJECT_NAME}", bpf_object())
