@@ -60,6 +60,9 @@ def limit(service: Service) -> Optional[str]:
     """Why the programs can't serve a service, for the end of a sentence, or None."""
     if service.selector not in SELECTORS:
         return f"its selector is {service.selector}, and bpf takes {' and '.join(SELECTORS)}"
+    slices = [unit for unit in service.units if unit.endswith(".slice")]
+    if slices:
+        return f"its unit {slices[0]} is a slice, which can't tell when it starts; name its services"
     ranges = len(service.source_ports.ranges)
     if ranges > MOST_RANGES:
         return f"its source_ports have {ranges} ranges, and bpf takes {MOST_RANGES}"

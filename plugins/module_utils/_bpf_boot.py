@@ -9,8 +9,9 @@ and only then detaches the old ones: at every moment one of the two gives ports,
 
 from __future__ import annotations
 
+import glob
 import os
-from typing import List
+from typing import Dict, List, Mapping
 
 from ansible_collections.portfence.egress.plugins.module_utils._bpf import NAME_BYTES
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
@@ -32,6 +33,7 @@ HOOKS = {
     "portfence_bind6": "bind6",
 }
 
+DROP_IN = "60-portfence-bpf.conf"
 # Of join and leave.
 LOCK = "/run/portfence-bpf.lock"
 
@@ -154,6 +156,26 @@ WantedBy=sysinit.target
 """
 
 
+def drop_ins(units: Mapping[str, str], *, cgroup: str) -> Dict[str, str]:
+    """Path to text of the drop-ins by which units tell their cgroups, which are new ones whenever they start.
+
+    A unit starts without that as well: the fence, which knows it by a drop-in of its own, rewrites its ports then.
+
+    :param units: name of a unit → name of its service.
+    """
+    return {
+        f"{FOLDER}/{unit}.d/{DROP_IN}": f"""{_HEADER}
+[Unit]
+After={NAME}
+
+[Service]
+ExecStartPre=-+/bin/sh {SCRIPT_PATH} join {cgroup} {service}
+ExecStopPost=-+/bin/sh {SCRIPT_PATH} leave {cgroup}
+"""
+        for unit, service in units.items()
+    }
+
+
 class BpfUnit:
     """The unit on this machine."""
 
@@ -180,6 +202,10 @@ class BpfUnit:
         """Whether the unit or its link is there."""
         return os.path.lexists(PATH) or os.path.islink(LINK)
 
+    def drop_ins(self) -> List[str]:
+        """Paths of the drop-ins that are there."""
+        return sorted(glob.glob(f"{FOLDER}/*.d/{DROP_IN}"))
+
     def install(self) -> None:
         """Write the unit and enable it. Its files must be in place. It is not started: the module has done its work."""
         self._host.write(PATH, self._text)
@@ -190,7 +216,7 @@ class BpfUnit:
                 os.symlink(f"../{NAME}", LINK)
             except OSError as error:
                 raise HostError(f"can't enable {NAME}: {LINK}: {error.strerror}") from error
-        self._reload()
+        self.reload()
 
     def remove(self) -> None:
         """Disable the unit and take its file away, if it is there."""
@@ -198,14 +224,15 @@ class BpfUnit:
             return
         self._host.remove(LINK)
         self._host.remove(PATH)
-        self._reload()
+        self.reload()
         if self._running_systemd():
             self._host.run(["systemctl", "reset-failed", NAME], check=False)
 
     def _enabled(self) -> bool:
         return os.path.islink(LINK) and os.path.realpath(LINK) == PATH
 
-    def _reload(self) -> None:
+    def reload(self) -> None:
+        """Let systemd read its files."""
         if self._running_systemd():
             self._host.run(["systemctl", "daemon-reload"])
 

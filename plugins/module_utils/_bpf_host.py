@@ -27,6 +27,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._bpf_boot import 
     SCRIPT,
     SCRIPT_PATH,
     BpfUnit,
+    drop_ins,
 )
 from ansible_collections.portfence.egress.plugins.module_utils._bpf_object import bpf_object
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, PortFenceError, Problem
@@ -62,6 +63,7 @@ class BpfPlan:
     :ivar assignments: how each service gets its ports: "auto" is decided.
     :ivar fallbacks: why a service with "auto" has no bpf.
     :ivar changes: the steps for people; empty when everything is as it should be.
+    :ivar drop_ins: what units get, path to text; None for one that goes.
     """
 
     assignments: Dict[str, str] = field(default_factory=dict)
@@ -76,6 +78,7 @@ class BpfPlan:
     object_file: bool = False
     script_file: bool = False
     install_unit: bool = False
+    drop_ins: Dict[str, Optional[str]] = field(default_factory=dict)
     remove_files: bool = False
 
 
@@ -126,6 +129,7 @@ class BpfOfHost:
             self._host.write(SCRIPT_PATH, SCRIPT)
         if plan.batch_file is not None:
             self._host.write(_BATCH_PATH, plan.batch_file)
+        self._run_drop_ins(plan)
         if plan.install_unit:
             BpfUnit(host=self._host, cgroup=plan.cgroup).install()
         if plan.remove_files:
@@ -183,15 +187,39 @@ class BpfOfHost:
         if self._host.read(_BATCH_PATH) != batch:
             plan.batch_file = batch
             plan.changes.append(f"write {_BATCH_PATH}")
+        units = {unit: item.service.name for item in served for unit in item.service.units}
+        self._plan_drop_ins(drop_ins(units, cgroup=plan.cgroup), plan)
         unit = BpfUnit(host=self._host, cgroup=plan.cgroup).missing()
         plan.install_unit = bool(unit)
         plan.changes.extend(unit)
+
+    def _plan_drop_ins(self, wanted: Dict[str, str], plan: BpfPlan) -> None:
+        for path in BpfUnit(host=self._host, cgroup=plan.cgroup).drop_ins():
+            if path not in wanted:
+                plan.drop_ins[path] = None
+                plan.changes.append(f"remove {path}")
+        for path, text in sorted(wanted.items()):
+            if self._host.read(path) != text:
+                plan.drop_ins[path] = text
+                plan.changes.append(f"write {path}")
+
+    def _run_drop_ins(self, plan: BpfPlan) -> None:
+        for path, text in plan.drop_ins.items():
+            if text is None:
+                self._host.remove(path)
+                self._host.remove_directory(os.path.dirname(path))
+            else:
+                self._host.make_directory(os.path.dirname(path))
+                self._host.write(path, text)
+        if plan.drop_ins:
+            BpfUnit(host=self._host, cgroup=plan.cgroup).reload()
 
     def _plan_removal(self, plan: BpfPlan, *, persist: bool) -> None:
         if os.path.lexists(PINS):
             plan.unload = True
             plan.changes.append("take the eBPF programs away")
         if persist and self._persisted():
+            self._plan_drop_ins({}, plan)
             plan.remove_files = True
             plan.changes.append("remove what loads the eBPF programs at boot")
 
@@ -200,7 +228,8 @@ class BpfOfHost:
 
     def _persisted(self) -> bool:
         files = any(os.path.lexists(path) for path in (_OBJECT_PATH, _BATCH_PATH, SCRIPT_PATH))
-        return files or BpfUnit(host=self._host, cgroup="").present()
+        unit = BpfUnit(host=self._host, cgroup="")
+        return files or unit.present() or bool(unit.drop_ins())
 
     @staticmethod
     def _cgroup() -> Optional[str]:
