@@ -64,19 +64,19 @@ class Circumstances:
 
     :ivar accounts: the accounts of each service.
     :ivar host_range: services whose ports are the host's own ip_local_port_range.
-    :ivar strict: services that eBPF does not let bind to a port outside.
     :ivar other: an account that belongs to no service.
     :ivar unreachable: families that can't be probed, each with the reason.
     :ivar first_free_port: the lowest port that an account without privileges may bind to
         (net.ipv4.ip_unprivileged_port_start).
+    :ivar strict: services that eBPF does not let bind to a port outside.
     """
 
     accounts: Mapping[str, Sequence[Account]]
     host_range: Collection[str]
-    strict: Collection[str]
     other: Account
     unreachable: Mapping[str, str]
     first_free_port: int
+    strict: Collection[str] = ()
 
 
 @dataclass(frozen=True)

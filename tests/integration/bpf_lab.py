@@ -12,12 +12,15 @@ from __future__ import annotations
 import json
 import os
 import socket
-from typing import Any, Dict, List, Optional
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
 from lab import Lab, LabError, Result
 
 TCP, UDP = "tcp", "udp"
 TREE = "/run/lab-cgroups"
+_JOIN = 'mkdir -p "$0" && echo 0 >"$0/cgroup.procs" && exec "$@"'
 
 # Makes sockets one after the other and keeps them open; prints what became of each: a port, or the name of an errno.
 _CLIENT = """
@@ -93,6 +96,7 @@ class BpfLab(Lab):
     """See the top of the file."""
 
     _made = 0
+    _joining = False
 
     def __enter__(self) -> BpfLab:
         super().__enter__()
@@ -123,11 +127,24 @@ class BpfLab(Lab):
         self.run(["sh", "-c", mount])
         self._groups.append(group)
 
+    def run(self, args: Sequence[Union[str, Path]], **how: Any) -> Result:
+        """Like any lab; what root runs within joined() is in the lab's group."""
+        if self._joining and not {"user", "uid", "gid"} & set(how):
+            args = ["sh", "-c", _JOIN, "/sys/fs/cgroup", *args]
+        return super().run(args, **how)
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """For modules that connect themselves."""
+        self._joining = True
+        try:
+            yield
+        finally:
+            self._joining = False
+
     def inside(self, args: List[str], *, group: str = "", **how: Any) -> Result:
         """Run a program in the lab's group or in one below."""
-        path = f"/sys/fs/cgroup/{group}"
-        join = 'mkdir -p "$0" && echo 0 >"$0/cgroup.procs" && exec "$@"'
-        return self.run(["sh", "-c", join, path, *args], **how)
+        return self.run(["sh", "-c", _JOIN, f"/sys/fs/cgroup/{group}", *args], **how)
 
     def client(self, *jobs: Dict[str, Any], uid: int, group: str = "") -> List[Dict[str, Any]]:
         """What becomes of these sockets, opened one after the other by one process of this account, as :data:`_CLIENT` tells."""

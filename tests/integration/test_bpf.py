@@ -170,3 +170,31 @@ def test_auto_leaves_servers_alone(lab: BpfLab) -> None:
     assert plain["seen"] == plain["local"] in INSIDE
     assert (listening["local"], listening["error"]) == (8080, None)
     assert bound["local"] == 60001 and bound["seen"] in INSIDE
+
+
+def probe(lab: BpfLab, **service: Any) -> Dict[str, Any]:
+    """Run port_probe on the service, in the group that the programs are attached to."""
+    with lab.joined():
+        return lab.module("port_probe", services=[{"name": "myapp", "source_ports": f"{LOW}-{HIGH}", **service}])
+
+
+@pytest.mark.parametrize("assignment", ["bpf", "auto"])
+def test_probe_proves_it(lab: BpfLab, assignment: str) -> None:
+    """The probe knows what a program meets; nothing of it is a violation."""
+    fence(lab, assignment=assignment)
+    result = probe(lab, assignment=assignment)
+    assert not result.get("failed"), result["msg"]
+    assert result["summary"]["ok"] == result["summary"]["checks"]
+    outside = {line["expected"] for line in result["checks"] if line["check"] == "bind_outside"}
+    assert outside == {"refused by bind()" if assignment == "bpf" else f"port {LOW}-{HIGH}"}
+    assert result["counted"]["myapp"]["violations"] == 0
+
+
+def test_probe_finds_a_hook_that_is_missing(lab: BpfLab) -> None:
+    """A bind to a port outside that is let is what it says."""
+    fence(lab)
+    lab.run(["bpftool", "cgroup", "detach", "/sys/fs/cgroup", "bind4", "pinned", "/sys/fs/bpf/portfence/bind4"])
+    result = probe(lab, assignment="bpf")
+    assert result["failed"]
+    assert "myapp tcp ipv4 bind_outside: expected refused by bind(), it was let, and the peer saw" in result["msg"]
+    assert result["summary"]["failed"] == 2
