@@ -132,7 +132,8 @@ class FenceOfHost:
         )
         if diff:
             outcome.before = "".join(backend.live_text() for backend in (self._backend, *(stray for stray, _live in strays)))
-        bpf = self._bpf.plan(resolved, persist=request.persist)
+        paths = {name: item.path for name, item in target.items()}
+        bpf = self._bpf.plan(resolved, paths=paths, persist=request.persist)
         outcome.assignments, outcome.fallbacks = bpf.assignments, bpf.fallbacks
         if target:
             outcome.services = resolved

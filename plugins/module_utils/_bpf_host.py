@@ -12,7 +12,7 @@ import base64
 import json
 import os
 from dataclasses import dataclass, field, replace
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _bpf
 from ansible_collections.portfence.egress.plugins.module_utils._bpf_boot import (
@@ -88,9 +88,10 @@ class BpfOfHost:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    def plan(self, resolved: Sequence[Resolved], *, persist: bool) -> BpfPlan:
+    def plan(self, resolved: Sequence[Resolved], *, paths: Mapping[str, str], persist: bool) -> BpfPlan:
         """Compare what is wanted with what is there.
 
+        :param paths: where each service was written, for messages.
         Raises InputError when a service asks for bpf and can't have it here, HostError when the host can't be read.
         """
         plan = BpfPlan(assignments={item.service.name: item.service.assignment for item in resolved})
@@ -102,7 +103,7 @@ class BpfOfHost:
         served: List[Resolved] = []
         tags: Dict[str, str] = {}
         if asking:
-            served, tags = self._serve(asking, plan)
+            served, tags = self._serve(asking, plan, paths)
         if served:
             self._plan_load(served, tags, plan, persist=persist)
         else:
@@ -138,7 +139,9 @@ class BpfOfHost:
                     self._host.remove(leftover)
             self._host.remove(LOCK)
 
-    def _serve(self, asking: Sequence[Resolved], plan: BpfPlan) -> Tuple[List[Resolved], Dict[str, str]]:
+    def _serve(
+        self, asking: Sequence[Resolved], plan: BpfPlan, paths: Mapping[str, str]
+    ) -> Tuple[List[Resolved], Dict[str, str]]:
         """The services that get bpf, and the tags that the kernel gives to the programs. Raises InputError."""
         here, tags = self._try()
         here = here or _bpf.too_many(asking)
@@ -156,9 +159,8 @@ class BpfOfHost:
                 plan.assignments[service.name] = "rewrite"
                 plan.fallbacks[service.name] = why
             else:
-                problems.append(
-                    Problem(f"{service.name}.assignment", f"eBPF can't assign ports: {why}; use assignment: rewrite, or auto")
-                )
+                message = f"eBPF can't assign ports to {service.name}: {why}; use assignment: rewrite, or auto"
+                problems.append(Problem(f"{paths[service.name]}.assignment", message))
         if problems:
             raise InputError(what="the policy of this host", problems=problems)
         return served, tags

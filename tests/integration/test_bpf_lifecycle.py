@@ -233,7 +233,7 @@ def test_where_it_does_not_work(lab: BpfLab, breakage: str, reason: str) -> None
     for check_mode in (True, False):
         refused = lab.module("fence", services=[service()], check_mode=check_mode)
         assert refused["failed"] and reason in refused["msg"]
-        assert "myapp.assignment: eBPF can't assign ports: " in refused["msg"]
+        assert "services[0].assignment: eBPF can't assign ports to myapp: " in refused["msg"]
         assert refused["msg"].endswith("; use assignment: rewrite, or auto")
         assert exist(lab, "/etc/portfence") == []
     result = fence(lab, service(assignment="auto"))
@@ -247,7 +247,7 @@ def test_too_many_ranges(lab: BpfLab) -> None:
     """A limit of the program is an error of the service that asks for bpf, and rewrite for auto."""
     ports = [50000 + 2 * number for number in range(17)]
     refused = lab.module("fence", services=[service(source_ports=ports)])
-    assert "myapp.assignment: eBPF can't assign ports: its source_ports have 17 ranges, and bpf takes 16" in refused["msg"]
+    assert "services[0].assignment: eBPF can't assign ports to myapp: its source_ports have 17 ranges, and bpf takes 16" in refused["msg"]
     result = fence(lab, service(source_ports=ports, assignment="auto"), service(name="other", source_ports="52000-52009"))
     assert result["assignments"] == {"myapp": "rewrite", "other": "bpf"}
 
