@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check integration molecule test build clean
 
-CHECKS := tree lint sanity unit golden docs galaxy
+CHECKS := tree lint bpf sanity unit golden docs galaxy
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -18,7 +18,7 @@ demo: ## fence a throwaway lab host on this machine and show the result
 	@scripts/setup demo
 	@PORTFENCE_VENV=demo scripts/run python scripts/demo
 
-check: ## lint, ansible-test sanity, unit and golden tests, documentation, galaxy-importer
+check: ## lint, eBPF object, ansible-test sanity, unit and golden tests, documentation, galaxy-importer
 	@scripts/setup test
 	@scripts/stages $(CHECKS)
 

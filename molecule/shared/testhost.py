@@ -23,9 +23,10 @@ WAYS = [(protocol, family) for protocol in ("tcp", "udp") for family in (4, 6)]
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """One attempt to reach the peer: the source port that the peer saw, or None; the name of the error, or None."""
+    """One attempt to reach the peer: the source port that the peer saw, and that of the socket; the name of the error. Or None."""
 
     seen: int | None
+    local: int | None
     error: str | None
 
 

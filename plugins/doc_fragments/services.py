@@ -85,17 +85,22 @@ options:
           - V(app) leaves it to the program to bind; everything else is a violation.
           - V(host) expects the range as the C(net.ipv4.ip_local_port_range) of the host (see
             M(portfence.egress.ephemeral_ports)). Only one service of a host can have it, with one range.
-          - V(bpf) lets an eBPF program choose the port when a socket connects, without address translation. It goes with
-            O(services[].user) and O(services[].unit). UDP sockets that do not connect are translated as with V(rewrite).
+          - V(bpf) lets an eBPF program choose the port when a socket connects, without address translation. It needs Linux 5.8,
+            bpftool and cgroup v2, and goes with O(services[].user) and O(services[].unit). A program that binds to a port outside
+            gets EPERM at once, whether it wants to connect or to listen there. What eBPF leaves (binding to port 0, UDP sockets
+            that do not connect) is translated as with V(rewrite).
           - V(namespace) gives the service a network namespace with an C(ip_local_port_range) of its own (see
             M(portfence.egress.network_namespace)). It needs one range.
-          - V(auto) is V(bpf) where the host can do it, else V(rewrite).
+          - V(auto) is V(bpf) where the host can do it, else V(rewrite). It lets programs bind to ports outside in either case;
+            connections from there are translated.
           - Defaults to V(rewrite).
         type: str
       share_ports:
         description:
-          - Whether a port may be used towards several destinations at once with O(services[].assignment=bpf). The program's sockets
-            get C(SO_REUSEADDR) for that. With V(false), each socket has a port of its own.
+          - Whether TCP connections to several destinations may have the same port at once with O(services[].assignment=bpf), once
+            no free one is found. The program's sockets get C(SO_REUSEADDR) for that, and a connect can fail with EADDRNOTAVAIL
+            where the shared port is in use towards the same destination. It needs Linux 6.1.
+          - With V(false), each socket has a port of its own, and keeps it for as long as TCP holds it in TIME_WAIT.
           - Defaults to V(false). Only with O(services[].assignment=bpf) and O(services[].assignment=auto).
         type: raw
       namespace:
@@ -107,8 +112,8 @@ options:
       on_violation:
         description:
           - What happens to a packet of the service with another source port.
-          - V(drop) drops it. V(reject) answers at once, except after V(rewrite), where the final port is known too late
-            to answer, and the packet is dropped.
+          - V(drop) drops it. V(reject) answers at once, except after V(rewrite), V(bpf) and V(auto), where the final
+            port is known too late to answer, and the packet is dropped.
           - V(log) counts and logs it, and lets it pass. It lets intrusions into the service's ports pass as well.
           - Defaults to V(drop).
         type: str

@@ -16,6 +16,7 @@ from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tup
 from ansible_collections.portfence.egress.plugins.module_utils import _plan
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Change
 from ansible_collections.portfence.egress.plugins.module_utils._backends import AUTO, choose, in_force, is_absent, others
+from ansible_collections.portfence.egress.plugins.module_utils._bpf_host import BpfOfHost, BpfPlan
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
@@ -56,6 +57,8 @@ class Outcome:
     before: str = ""
     after: str = ""
     warnings: List[str] = field(default_factory=list)
+    assignments: Dict[str, str] = field(default_factory=dict)
+    fallbacks: Dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -74,6 +77,7 @@ class _Steps:
     counters_restart: bool = False
     members: Tuple[Member, ...] = ()
     units: UnitSteps = field(default_factory=UnitSteps)
+    bpf: BpfPlan = field(default_factory=BpfPlan)
 
 
 class FenceOfHost:
@@ -86,6 +90,7 @@ class FenceOfHost:
         """
         self._host = host
         self._backend = choose(host, backend)
+        self._bpf = BpfOfHost(host)
         self._lookup = lookup
         self._admin_uids = admin_uids
         self._store = Store(host)
@@ -132,11 +137,17 @@ class FenceOfHost:
         )
         if diff:
             outcome.before = "".join(backend.live_text() for backend in (self._backend, *(stray for stray, _live in strays)))
-        if not target:
-            return outcome, self._plan_removal(request, [(self._backend, live), *strays], outcome)
-        outcome.services = resolved
-        steps = self._plan_fence(request, target, live, outcome, diff=diff)
-        self._plan_move(request, strays, steps, outcome)
+        paths = {name: item.path for name, item in target.items()}
+        bpf = self._bpf.plan(resolved, paths=paths, persist=request.persist)
+        outcome.assignments, outcome.fallbacks = bpf.assignments, bpf.fallbacks
+        if target:
+            outcome.services = resolved
+            steps = self._plan_fence(request, target, live, outcome, diff=diff)
+            self._plan_move(request, strays, steps, outcome)
+        else:
+            steps = self._plan_removal(request, [(self._backend, live), *strays], outcome)
+        steps.bpf = bpf
+        outcome.changes.extend(bpf.changes)
         return outcome, steps
 
     def _stored(self, request: Request) -> Dict[str, Declared]:
@@ -240,6 +251,8 @@ class FenceOfHost:
         return steps
 
     def _run(self, steps: _Steps) -> None:
+        if not steps.bpf.assignments:
+            self._bpf.run(steps.bpf)
         if steps.remove_files:
             # The unit goes first: from then on a boot gives no fence, until then the whole old one.
             self._unit.remove()
@@ -257,6 +270,9 @@ class FenceOfHost:
             if staged is not None:
                 staged.discard()
             raise
+        if steps.bpf.assignments:
+            # The fence translates what these leave, so it has to be there before they change.
+            self._bpf.run(steps.bpf)
         for service in steps.write:
             self._store.write(service)
         for name in steps.forget:

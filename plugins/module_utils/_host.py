@@ -17,7 +17,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Iterator, List, Optional, Sequence
+from typing import Iterator, List, Optional, Sequence, Union
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 
@@ -97,6 +97,16 @@ class Host:
         except OSError as error:
             raise HostError(f"can't read {path}: {error.strerror}") from error
 
+    def read_bytes(self, path: str) -> Optional[bytes]:
+        """The content of a file, or None when there is none. Raises HostError."""
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise HostError(f"can't read {path}: {error.strerror}") from error
+
     def sysctl(self, key: str) -> str:
         """A setting of the kernel, such as "net.ipv4.ip_local_port_range", with its white space folded. Raises HostError."""
         path = f"/proc/sys/{key.replace('.', '/')}"
@@ -143,24 +153,25 @@ class Host:
                 " it must belong to root and be writable by root alone"
             )
 
-    def stage(self, path: str, text: str, *, mode: int = 0o644) -> Staged:
-        """Write the text beside its place, without touching the place yet. Raises HostError."""
+    def stage(self, path: str, content: Union[str, bytes], *, mode: int = 0o644) -> Staged:
+        """Write the content beside its place, without touching the place yet. Raises HostError."""
         temporary = path + _TEMPORARY
         try:
             self._unlink(temporary)  # left by a run that was killed
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with open(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
+            data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape")
+            with open(handle, "wb") as file:
                 os.fchmod(file.fileno(), mode)
-                file.write(text)
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise HostError(f"can't write {path}: {error.strerror}") from error
         return Staged(temporary=temporary, path=path)
 
-    def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
+    def write(self, path: str, content: Union[str, bytes], *, mode: int = 0o644) -> None:
         """Replace a file as a whole. Raises HostError."""
-        self.stage(path, text, mode=mode).promote()
+        self.stage(path, content, mode=mode).promote()
 
     def remove(self, path: str) -> None:
         """Remove a file if it is there. Raises HostError."""

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Request
+from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Outcome, Request
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
@@ -27,7 +28,7 @@ _CONNTRACK_FILE = "/proc/net/nf_conntrack"
 
 def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
     """Everything that fence_info returns; see its RETURN. Raises PortFenceError."""
-    resolved, drift = _compare(fence)
+    outcome = _compare(fence)
     counters = fence.counters()
     sockets = parse_sockets(host.run([host.program("ss", package="iproute2"), "-tunaeH"]).out)
     flows = _flows(host)
@@ -36,8 +37,10 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
     return {
         **port_settings(host),
         **fence.facts(),
-        "in_sync": not drift,
-        "drift": drift,
+        "in_sync": not outcome.changes,
+        "drift": outcome.changes,
+        "assignments": outcome.assignments,
+        "fallbacks": outcome.fallbacks,
         "services": {
             item.service.name: {
                 "source_ports": [str(part) for part in item.service.source_ports],
@@ -49,9 +52,9 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
                 "gids": list(item.gids),
                 "violations": _count(counters, probes, item.service.name, "violations"),
                 "intrusions": _count(counters, probes, item.service.name, "intrusions"),
-                **usage(item, sockets=sockets, flows=flows, addresses=addresses),
+                **usage(_decided(item, outcome.assignments), sockets=sockets, flows=flows, addresses=addresses),
             }
-            for item in resolved
+            for item in outcome.services
         },
     }
 
@@ -64,13 +67,17 @@ def port_settings(host: Host) -> Dict[str, Any]:
     }
 
 
-def _compare(fence: FenceOfHost) -> Tuple[Tuple[Resolved, ...], List[str]]:
+def _compare(fence: FenceOfHost) -> Outcome:
     """The stored services, and what an apply of them would have to do."""
     try:
-        outcome = fence.apply(Request(services=()), check_mode=True, diff=False)
+        return fence.apply(Request(services=()), check_mode=True, diff=False)
     except InputError as error:
-        return (), [str(error)]
-    return outcome.services, outcome.changes
+        return Outcome(changes=[str(error)])
+
+
+def _decided(item: Resolved, assignments: Mapping[str, str]) -> Resolved:
+    """The service with what became of "auto" on this host."""
+    return replace(item, service=replace(item.service, assignment=assignments[item.service.name]))
 
 
 def _count(

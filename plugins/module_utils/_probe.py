@@ -35,6 +35,7 @@ INSIDE = "inside"
 ELSEWHERE = "elsewhere"
 BLOCKED = "blocked"
 REFUSED = "refused"
+UNBOUND = "unbound"
 
 # How a firewall, on this host or on the way, makes itself felt at the socket.
 _BLOCKING = (
@@ -67,6 +68,7 @@ class Circumstances:
     :ivar unreachable: families that can't be probed, each with the reason.
     :ivar first_free_port: the lowest port that an account without privileges may bind to
         (net.ipv4.ip_unprivileged_port_start).
+    :ivar strict: services that eBPF does not let bind to a port outside.
     """
 
     accounts: Mapping[str, Sequence[Account]]
@@ -74,6 +76,7 @@ class Circumstances:
     other: Account
     unreachable: Mapping[str, str]
     first_free_port: int
+    strict: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Attempt:
 
     :ivar ports: where to bind, any free one of them; None for a socket that is not bound.
     :ivar assigned: whether the host has to see to it that the connection gets a port of the service.
+    :ivar unbindable: whether eBPF has to refuse the bind.
     :ivar skipped: why it can't be tried.
     """
 
@@ -92,6 +96,7 @@ class Attempt:
     account: Account
     ports: Optional[PortSet] = None
     assigned: bool = False
+    unbindable: bool = False
     skipped: Optional[str] = None
 
     @property
@@ -109,6 +114,7 @@ class Outcome:
     :ivar answered: whether the peer's answer came back.
     :ivar error: what the socket met, an errno; ETIMEDOUT when there was nothing in time. None when there was an answer.
     :ivar text: an error that has no errno.
+    :ivar unbound: the errno of bind() when it failed, which is in the text as well.
     :ivar packets: opening segments or datagrams that were sent.
     :ivar skipped: why it could not be tried after all.
     """
@@ -118,6 +124,7 @@ class Outcome:
     answered: bool = False
     error: Optional[int] = None
     text: Optional[str] = None
+    unbound: Optional[int] = None
     packets: int = 0
     skipped: Optional[str] = None
 
@@ -132,7 +139,8 @@ class Expectation:
     """What the policy says about an attempt.
 
     :ivar kind: PASSES (with any port), INSIDE (with one of these ports), ELSEWHERE (with a port that no service has to
-        itself), BLOCKED (nothing arrives) or REFUSED (nothing arrives, and the socket is told at once).
+        itself), BLOCKED (nothing arrives), REFUSED (nothing arrives, and the socket is told at once) or UNBOUND (bind() is
+        refused).
     :ivar breach: the event that the fence counts, such as ``("violation", "myapp")``.
     """
 
@@ -145,7 +153,7 @@ class Expectation:
             return f"port {self.ports}"
         if self.kind == ELSEWHERE:
             return "a port of no exclusive service"
-        return {PASSES: "any port", BLOCKED: "blocked", REFUSED: "refused"}[self.kind]
+        return {PASSES: "any port", BLOCKED: "blocked", REFUSED: "refused", UNBOUND: "refused by bind()"}[self.kind]
 
 
 @dataclass(frozen=True)
@@ -231,6 +239,7 @@ def plan(ruleset: Ruleset, *, names: Sequence[str], given: Circumstances) -> Tup
                             account=account,
                             ports=bindable,
                             assigned=assigned,
+                            unbindable=check == "bind_outside" and rules.name in given.strict,
                             skipped=given.unreachable.get(family, why),
                         )
                     )
@@ -271,6 +280,8 @@ def expect(attempt: Attempt, *, local: Optional[int], law: Law) -> Expectation:
 
     :param local: the port of its socket, None for one that was refused before one could look, or could not be bound.
     """
+    if attempt.unbindable:
+        return Expectation(UNBOUND)
     if local is None:
         # Port 0 is no service's: an unbound socket that was refused at once did not have a port of its service.
         local = attempt.ports.ranges[0].low if attempt.ports else 0
@@ -318,6 +329,10 @@ def _welcome(attempt: Attempt, outcome: Outcome, law: Law) -> bool:
 
 def _wrong(expected: Expectation, outcome: Outcome, *, welcome: bool) -> Optional[str]:
     """What is wrong, or None."""
+    if expected.kind == UNBOUND:
+        if outcome.unbound is None:
+            return f"it was let, and the peer saw {outcome.seen or 'nothing'}"
+        return None if outcome.unbound == errno.EPERM else f"could not bind: {outcome.said}"
     if outcome.text is not None or (outcome.error is not None and outcome.error not in _BLOCKING):
         return f"could not connect: {outcome.said}"
     if expected.kind in (BLOCKED, REFUSED):

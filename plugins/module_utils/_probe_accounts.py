@@ -93,20 +93,21 @@ def _group_name(gid: int) -> str:
 
 @contextmanager
 def acting_as(account: Account) -> Iterator[None]:
-    """Do what follows with the effective ids of an account, as root who comes back afterwards.
+    """Do what follows with the real and effective ids of an account, as root who comes back afterwards.
 
     The kernel takes the owner of a socket from the filesystem ids at socket(), which follow the effective ones
-    (credentials(7)); the effective capabilities are gone meanwhile, unless the account is root.
+    (credentials(7)), and eBPF programs are told the real ones. The effective capabilities are gone meanwhile, unless
+    the account is root. The saved ids stay those of root.
     """
-    group = os.getegid()
+    group = os.getgid()
 
     def come_back() -> None:
-        os.seteuid(0)
-        os.setegid(group)
+        os.setresuid(0, 0, 0)
+        os.setresgid(group, group, group)
 
     try:
-        os.setegid(account.gid)
-        os.seteuid(account.uid)
+        os.setresgid(account.gid, account.gid, group)
+        os.setresuid(account.uid, account.uid, 0)
     except OSError as error:
         come_back()
         raise HostError(f"can't act as {account.name} (UID {account.uid}, GID {account.gid}): {error.strerror}") from error

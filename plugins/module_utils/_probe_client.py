@@ -80,11 +80,11 @@ class _Flight:
 
 
 class _NotBound(Exception):
-    """An attempt could not get a port to bind to. :ivar skipped: whether that is nobody's fault."""
+    """An attempt could not get a port to bind to. :ivar error: the errno; None where that is nobody's fault."""
 
-    def __init__(self, why: str, *, skipped: bool) -> None:
+    def __init__(self, why: str, *, error: Optional[int]) -> None:
         self.why = why
-        self.skipped = skipped
+        self.error = error
         super().__init__(why)
 
 
@@ -140,7 +140,8 @@ class Client:
             try:
                 error = self._connect(flight)
             except _NotBound as problem:
-                self._end(flight, **{"skipped" if problem.skipped else "text": problem.why})
+                skipped = problem.error is None
+                self._end(flight, unbound=problem.error, **{"skipped" if skipped else "text": problem.why})
                 return True
         if error is None or (error in _NO_LOCAL_PORT and attempt.ports is None and not self._alone(flight)):
             self._put_back(flight)
@@ -207,8 +208,8 @@ class Client:
                 return
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
-                    raise _NotBound(f"bind: {error.strerror}", skipped=False) from error
-        raise _NotBound(f"every port of {attempt.ports} is in use", skipped=True)
+                    raise _NotBound(f"bind: {error.strerror}", error=error.errno) from error
+        raise _NotBound(f"every port of {attempt.ports} is in use", error=None)
 
     def _send(self, flight: _Flight) -> int:
         """Send a datagram; 0 or an errno."""
@@ -291,6 +292,7 @@ class Client:
         *,
         error: Optional[int] = None,
         text: Optional[str] = None,
+        unbound: Optional[int] = None,
         skipped: Optional[str] = None,
     ) -> None:
         if error in _UNUSABLE:
@@ -310,6 +312,7 @@ class Client:
             answered=flight.answer is not None,
             error=error,
             text=text,
+            unbound=unbound,
             packets=flight.sent,
             skipped=skipped,
         )

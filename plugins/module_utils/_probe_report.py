@@ -19,7 +19,8 @@ def broken_paths(lines: Sequence[Line], *, peer: str) -> Dict[Tuple[str, str], s
     """
     broken: Dict[Tuple[str, str], str] = {}
     for path, tried in _by_path(lines).items():
-        if all(line.outcome.seen is None and line.outcome.text is None for line in tried):
+        silent = [line.outcome for line in tried if line.outcome.unbound is None]
+        if all(outcome.seen is None and outcome.text is None for outcome in silent):
             said = ", ".join(sorted({line.outcome.said for line in tried if line.outcome.said is not None}))
             broken[path] = (
                 f"{_title(path)}: nothing arrived at {peer}, not even from an account that belongs to no service ({said});"

@@ -117,6 +117,7 @@ def run_probe(
         given=_probe.Circumstances(
             accounts=accounts_of(resolved, other),
             host_range={item.service.name for item in resolved if item.service.assignment == "host"},
+            strict={item.service.name for item in resolved if item.service.assignment == "bpf"},
             other=other,
             unreachable=_unreachable(host, target),
             first_free_port=int((host.read(_FIRST_FREE_PORT) or "1024").strip()),

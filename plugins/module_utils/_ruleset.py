@@ -51,10 +51,9 @@ class ServiceRules:
     @property
     def rewritten(self) -> Tuple[str, ...]:
         """Protocols of which the host translates the source port."""
-        if self.assignment == "bpf":
-            # A TCP socket has its port when it connects; UDP can do without connecting.
-            return tuple(protocol for protocol in self.protocols if protocol != "tcp")
-        return self.protocols if self.assignment == "rewrite" else ()
+        # What eBPF leaves is rewritten as well: a bind() to port 0, UDP that does not connect, other protocols. A port
+        # inside stays as it is.
+        return self.protocols if self.assignment in ("rewrite", "bpf", "auto") else ()
 
     @property
     def rewrite(self) -> bool:

@@ -124,6 +124,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+assignments:
+  description: How each service of the host gets its source ports. In the place of V(auto) stands what was chosen.
+  returned: success
+  type: dict
+  sample: {"myapp": "rewrite", "collector": "bpf"}
 backend:
   description: What enforces the fence. Null when there is no firewall on the host, and no service to fence.
   returned: success
@@ -155,6 +160,11 @@ changes:
   type: list
   elements: str
   sample: ["load the fence into the kernel", "write /etc/portfence/fence.nft"]
+fallbacks:
+  description: Why a service with O(services[].assignment=auto) is rewritten instead of assigned its ports by eBPF.
+  returned: success
+  type: dict
+  sample: {"collector": "the program bpftool is missing (package bpftool)"}
 fence:
   description: The content of the file for boot, empty when no service is left. Text for C(nft -f), or a shell script with
     the rules for C(iptables-restore) and C(ip6tables-restore).
@@ -198,7 +208,17 @@ def run(module: AnsibleModule) -> None:
     )
     wanted = [item for item in request.services if item.service.state == "present"]
     if not wanted and is_untouched(host):
-        module.exit_json(changed=False, **NO_BACKEND, backend_before=None, changes=[], fence="", owners={}, services_before=[])
+        module.exit_json(
+            changed=False,
+            **NO_BACKEND,
+            backend_before=None,
+            assignments={},
+            fallbacks={},
+            changes=[],
+            fence="",
+            owners={},
+            services_before=[],
+        )
     fence = FenceOfHost(host=host, lookup=lookup_on(host), admin_uids=admin_uids(host), backend=module.params["backend"])
     outcome = fence.apply(request, check_mode=module.check_mode, diff=module._diff)
     for warning in outcome.warnings:
@@ -207,6 +227,8 @@ def run(module: AnsibleModule) -> None:
         "changed": bool(outcome.changes),
         **fence.facts(),
         "backend_before": outcome.backend_before,
+        "assignments": outcome.assignments,
+        "fallbacks": outcome.fallbacks,
         "changes": outcome.changes,
         "fence": outcome.fence,
         "owners": {item.service.name: {"uids": item.uids, "gids": item.gids} for item in outcome.services},

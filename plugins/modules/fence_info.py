@@ -84,6 +84,16 @@ drift:
   type: list
   elements: str
   sample: ["load the fence into the kernel"]
+assignments:
+  description: How each service gets its source ports. In the place of V(auto) stands what was chosen.
+  returned: success
+  type: dict
+  sample: {"myapp": "rewrite", "collector": "bpf"}
+fallbacks:
+  description: Why a service with the assignment V(auto) is rewritten instead of assigned its ports by eBPF.
+  returned: success
+  type: dict
+  sample: {"collector": "the program bpftool is missing (package bpftool)"}
 local_port_range:
   description: The ports that the kernel chooses from when a program does not bind (C(net.ipv4.ip_local_port_range)).
   returned: success
@@ -188,7 +198,8 @@ def run(module: AnsibleModule) -> None:
     host = Host()
     host.require_root()
     if is_untouched(host):
-        module.exit_json(changed=False, **NO_BACKEND, in_sync=True, drift=[], services={}, **port_settings(host))
+        nothing = {"in_sync": True, "drift": [], "assignments": {}, "fallbacks": {}, "services": {}}
+        module.exit_json(changed=False, **NO_BACKEND, **nothing, **port_settings(host))
     # Whoever is fenced already was let through when the fence was applied.
     fence = FenceOfHost(host=host, lookup=lookup_on(host), admin_uids={})
     module.exit_json(changed=False, **gather(host=host, fence=fence))

@@ -111,7 +111,8 @@ checks:
       description:
         - V(unmodified), an account of the service connects without binding.
         - V(bind_inside), it binds to a port of the service first.
-        - V(bind_outside), it binds to a port of no service first.
+        - V(bind_outside), it binds to a port of no service first. With O(services[].assignment=bpf) the bind has to be
+          refused.
         - V(other_inside), an account of no service binds to a port of the service.
         - V(other_elsewhere), an account of no service connects without binding.
       type: str

@@ -391,25 +391,28 @@ class Lab(Node):
         """Lose what a reboot loses, and do what a boot does for us.
 
         Processes, rules, sysctls, connections and /run are gone; files stay. Then, before there is any network but
-        lo: sysctl.d (the network's keys), and portfence.service if it is enabled.
+        lo: sysctl.d (the network's keys), and each of our units that is enabled.
 
-        :param check: raise LabError when a command of the unit fails.
-        :return: the results of the unit's commands, in order.
+        :param check: raise LabError when a command of a unit fails.
+        :return: the results of the units' commands, in order.
         """
         self._ask("power_off")
+        self.power_on()
         self.run(["/lib/systemd/systemd-sysctl", "--prefix=/net"])
         results = [self.run(command, check=check and must) for command, must in self._boot_commands()]
         self._ask("connect")
         return results
 
+    def power_on(self) -> None:
+        """What a boot has before any unit, for labs that have more than this one."""
+
     def _boot_commands(self) -> List[Tuple[List[str], bool]]:
-        enabled = self.run(["sh", "-c", "ls /etc/systemd/system/*.wants/portfence.service"], check=False)
-        if enabled.rc != 0:
-            return []
+        enabled = self.run(["sh", "-c", "ls /etc/systemd/system/*.wants/portfence*.service"], check=False).out.split()
         commands = []
-        for line in self.run(["cat", "/etc/systemd/system/portfence.service"]).out.splitlines():
-            key, _equals, value = line.partition("=")
-            if key.strip() in ("ExecStartPre", "ExecStart", "ExecStartPost"):
-                value = value.strip()
-                commands.append((shlex.split(value.lstrip("-+!@:")), not value.startswith("-")))
+        for unit in sorted(Path(link).name for link in enabled):
+            for line in self.run(["cat", f"/etc/systemd/system/{unit}"]).out.splitlines():
+                key, _equals, value = line.partition("=")
+                if key.strip() in ("ExecStartPre", "ExecStart", "ExecStartPost"):
+                    value = value.strip()
+                    commands.append((shlex.split(value.lstrip("-+!@:")), not value.startswith("-")))
         return commands

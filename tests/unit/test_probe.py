@@ -180,6 +180,27 @@ def test_breaches_are_named_for_the_counters() -> None:
     assert expect(one("bind_outside", rewrite), local=OUTSIDE, law=Law(rewrite)).breach is None
 
 
+BOUND_NOWHERE = Outcome(text="bind: Operation not permitted", unbound=errno.EPERM)
+
+
+@pytest.mark.parametrize(
+    ("check", "outcome", "problem"),
+    [
+        ("bind_outside", BOUND_NOWHERE, None),
+        ("bind_outside", Outcome(text="bind: no", unbound=errno.EACCES), "expected refused by bind(), could not bind: bind: no"),
+        ("bind_outside", Outcome(local=OUTSIDE, seen=50000, answered=True), "expected refused by bind(), it was let, and the peer saw 50000"),
+        ("bind_outside", Outcome(local=OUTSIDE, error=errno.ETIMEDOUT), "expected refused by bind(), it was let, and the peer saw nothing"),
+        ("bind_inside", BOUND_NOWHERE, "could not connect: bind: Operation not permitted"),
+        ("unmodified", Outcome(local=INSIDE, seen=INSIDE, answered=True), None),
+    ],
+)
+def test_ebpf_refuses_to_bind_outside(check: str, outcome: Outcome, problem: Optional[str]) -> None:
+    rules = ruleset(assignment="bpf")
+    line = judge(one(check, rules, strict=["myapp"]), outcome, law=Law(rules))
+    assert line.ok is (problem is None)
+    assert problem is None or problem in str(line.problem)
+
+
 def test_groups_are_probed_with_their_gid() -> None:
     rules = compile_policy({"egress_services": {"team": {"group": 300, "source_ports": 50000, "assignment": "app"}}}).ruleset
     account = Account("group team", OTHER.uid, 300)

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """connect.py tcp|udp ADDRESS PORT [LOCAL_PORT]: asks a responder once which source port it sees, and prints the outcome as JSON.
 
-`seen` is the port, or null; `error` is null, or the name of the error (ECONNREFUSED, EPERM, timeout…).
+`seen` is the port, or null; `local` that of the socket itself; `error` is null, or the name of the error (ECONNREFUSED, EPERM, timeout…).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     local_port = int(sys.argv[4]) if len(sys.argv) > 4 else 0
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-    outcome: dict[str, object] = {"seen": None, "error": None}
+    outcome: dict[str, object] = {"seen": None, "local": None, "error": None}
     with socket.socket(family, kind) as sock:
         sock.settimeout(TIMEOUT)
         if protocol == "tcp":
@@ -36,6 +36,7 @@ def main() -> None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.bind(("", local_port))
             sock.connect((address, port))
+            outcome["local"] = sock.getsockname()[1]
             sock.send(b"?\n")
             outcome["seen"] = int(sock.recv(64))
         except socket.timeout:
