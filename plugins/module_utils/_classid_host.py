@@ -70,9 +70,10 @@ class Cgroups:
         members = {name: self._members(f"{PARENT}/{name}") for name in names}
         live = {name: self._classid(f"{PARENT}/{name}") for name in names}
         wanted_units = sorted({unit for item in (*before.values(), *after.values()) for unit in item.units})
+        mounted = self._classid(MOUNT) is not None
         return Facts(
             supported=self._supported(),
-            mounted=self._classid(MOUNT) is not None,
+            mounted=mounted,
             live={name: classid for name, classid in live.items() if classid is not None},
             members=members,
             pids=frozenset(pid for pid in pids if os.path.isdir(f"/proc/{pid}")),
@@ -80,7 +81,7 @@ class Cgroups:
             units=units.look(self._host, wanted_units),
             enabled=os.path.islink(LINK) and os.path.realpath(LINK) == UNIT_PATH,
             active=not units.running() or self._is_active(),
-            shared=self._others_need_mount(),
+            shared=mounted and self._others_need_mount(),
             legacy_kernel=_release() < (5, 15),
         )
 
@@ -149,7 +150,7 @@ class Cgroups:
         folder = os.path.dirname(path)
         if text is None:
             self._host.remove(path)
-            if path.endswith(f".d/{DROP_IN}"):
+            if folder == BASE or path.endswith(f".d/{DROP_IN}"):
                 self._host.remove_directory(folder)  # unless there is more in it
             return
         self._host.make_directory(folder)
@@ -171,6 +172,7 @@ class Cgroups:
                 _rmdir(f"{PARENT}/{name}")
         if not facts.mounted and self._classid(MOUNT) is not None:
             self._unmount()
+            self._host.remove_directory(RUN)
 
     def _check_sessions(self, plan: Plan) -> None:
         """Whether systemd will do what the drop-ins say: files that are read after them can say otherwise."""
@@ -222,7 +224,6 @@ class Cgroups:
         for path in sorted(gone, key=lambda path: path == RECORD):
             self._put(path, None)
         if not plan.after:
-            self._host.remove_directory(BASE)
             self._host.remove_directory(RUN)
             if units.running() and UNIT_PATH in gone:
                 self._host.run(["systemctl", "daemon-reload"])
@@ -277,7 +278,7 @@ def _rmdir(folder: str) -> None:
     try:
         os.rmdir(folder)
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.EBUSY, errno.ENOTEMPTY):
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EBUSY, errno.ENOTEMPTY):
             raise HostError(f"can't remove the cgroup {folder}: {error.strerror}") from error
 
 
