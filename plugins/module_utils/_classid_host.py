@@ -310,7 +310,7 @@ def _plan(cgroups: Cgroups, wanted: Sequence[Wanted], *, purge: bool) -> Tuple[F
     before = cgroups.record()
     after, problems = merge(before, wanted, purge=purge)
     facts = cgroups.facts(before, after, [pid for item in wanted for pid in item.pids])
-    more, warnings = check(facts, before, after, wanted)
+    more, warnings = check(facts, after, wanted)
     if problems or more:
         raise InputError(what="cgroup_classid", problems=[*problems, *more])
     cgroups.check_owners(facts)

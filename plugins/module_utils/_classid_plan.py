@@ -198,7 +198,7 @@ def _overlap(unit: str, other: str) -> bool:
     return len(names) == 1 or any(re.sub(r"@.*\.service\Z", "@.service", name) in names - {name} for name in names)
 
 
-def check(facts: Facts, before: Mapping[str, Cgroup], after: Mapping[str, Cgroup], wanted: Sequence[Wanted]) -> Tuple[List[Problem], List[str]]:
+def check(facts: Facts, after: Mapping[str, Cgroup], wanted: Sequence[Wanted]) -> Tuple[List[Problem], List[str]]:
     """What the host can't do of it, and warnings: of units, too, that other tasks put into their cgroups."""
     problems: List[Problem] = []
     warnings: List[str] = []
