@@ -41,7 +41,7 @@ def seen(host: Host, unit: str, *, later: bool = False) -> dict[str, int | None]
 def processes(host: Host, unit: str) -> set[int]:
     """Return the processes of a unit, as systemd has them."""
     group = host.check_output(f"systemctl show --property=ControlGroup --value {unit}")
-    return {int(pid) for pid in host.check_output(f"cat /sys/fs/cgroup{group}/cgroup.procs").split()}
+    return {int(pid) for pid in host.check_output("cat %s", f"/sys/fs/cgroup{group}/cgroup.procs").split()}
 
 
 def members(host: Host) -> set[int]:
