@@ -10,7 +10,7 @@ import time
 
 from testinfra.host import Host
 
-INSIDE = range(54000, 54100)
+INSIDE = range(20000, 22000)
 CGROUP = "/run/portfence/net_cls/portfence/legacy"
 UNITS = ["legacy.service", "legacy-worker@a.service", "legacy-worker@b.service", "legacy-root.service"]
 BYSTANDER = "bystander.service"

@@ -105,7 +105,8 @@ def drop_in_text(cgroup: Cgroup, *, as_root: bool) -> str:
     """
     user = "# The unit has no User= of its own, without which there is no PAM session.\nUser=root\n" if as_root else ""
     return (
-        f"{HEADER}\n[Unit]\nWants={UNIT}\nAfter={UNIT}\n\n[Service]\n"
+        f"{HEADER}\n[Unit]\nWants={UNIT}\nAfter={UNIT}\n"
+        f"# Without its file libpam takes that of other, which puts nothing in.\nAssertPathExists={PAM}/{cgroup.pam_name}\n\n[Service]\n"
         f"# The session puts the main process into the cgroup {cgroup.name} of net_cls before it runs anything.\n"
         f"PAMName={cgroup.pam_name}\n{user}"
     )

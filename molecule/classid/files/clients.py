@@ -54,7 +54,7 @@ def main() -> None:
         (folder / "new").write_text(json.dumps(seen), encoding="ascii")
         os.replace(folder / "new", folder / "seen")
         rounds += 1
-        time.sleep(0.5)
+        time.sleep(1)
 
 
 if __name__ == "__main__":

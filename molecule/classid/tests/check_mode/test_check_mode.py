@@ -13,7 +13,7 @@ from testinfra.host import Host
 
 def test_predicts_changes(host: Host) -> None:
     """Check mode says that there is something to do."""
-    assert changed(host, "check_mode") == 1
+    assert changed(host, "check_mode") == 2
 
 
 def test_changes_nothing(host: Host) -> None:
