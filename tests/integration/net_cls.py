@@ -1,23 +1,17 @@
 # Copyright (c) 2026, PortFence contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the tests of net_cls share: a lab for one at a time, programs in it, and what a rule for a classid does to them.
-
-The hierarchy of net_cls is one for the whole machine, in a lab as well. So only one of these labs is there at a time, its cgroups
-have names that nothing else uses, and they are gone after it, whatever the test did.
-"""
+"""What the tests of net_cls share: a lab with a hierarchy of its own, programs in it, and what a rule for a classid does to them."""
 
 from __future__ import annotations
 
-import fcntl
 import subprocess
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Any, Dict, List, Optional
 
-from lab import Lab
-from lab_keeper import PORT
+from lab import Lab, LabError, Result
+from lab_keeper import PATH, PORT
 
 MOUNT = "/run/portfence/net_cls"
 ROOT = f"{MOUNT}/portfence"
@@ -66,25 +60,76 @@ while True:
 """
 
 
-@contextmanager
-def net_cls_lab() -> Iterator[Lab]:
-    """A lab whose cgroups of net_cls are gone afterwards."""
-    with open(Path(tempfile.gettempdir()) / "portfence-test-net-cls.lock", "w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            with Lab() as lab:
-                yield lab
-        finally:
-            forget_cgroups()
+# The hierarchy is one for the whole machine. What is in a cgroup namespace sees of it what is below the cgroup where the namespace
+# was made (cgroup_namespaces(7)), so a process makes one for the lab, and stays until its standard input ends.
+_HOLDER = """
+folder=$1 wanted=$2 there=$3
+mount -t cgroup -o "$wanted" test "$folder" 2>/dev/null || mount -t cgroup -o "$there" test "$folder" || exit 1
+own=$folder/lab-$$
+mkdir "$own" || exit 1
+sh -c 'echo $$ >"$0/cgroup.procs"; exec unshare --cgroup sh -c "echo \\$\\$; exec sleep infinity" </dev/null' "$own" &
+cat >/dev/null
+kill $!
+wait
+for attempt in 1 2 3 4 5 6 7 8 9 10; do
+    # Those that are ending.
+    find "$own" -name cgroup.procs -exec cat {} + | while read -r pid; do echo "$pid" >"$folder/cgroup.procs"; done
+    find "$own" -depth -type d -exec rmdir {} + && exit
+    sleep 0.2
+done 2>/dev/null
+"""
 
 
-def forget_cgroups() -> None:
-    """Remove the cgroups of the labs, which have no processes any more, as a reboot does."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = controllers()
-        script = f"mount -t cgroup -o {options} test {folder} && find {folder}/portfence {folder}/foreign -depth -type d -name 'lab*' -exec rmdir {{}} +"
-        script += f"; rmdir {folder}/portfence {folder}/foreign"
-        subprocess.run(["unshare", "--mount", "sh", "-c", script], stderr=subprocess.DEVNULL, check=False)
+class NetClsLab(Lab):
+    """A lab that sees a hierarchy of net_cls as after a boot, whatever the machine and other labs do with it."""
+
+    def __init__(self, *, wanted: str = "net_cls") -> None:
+        """:param wanted: the controllers of the hierarchy, unless somebody on the machine has it already."""
+        super().__init__()
+        self._wanted = wanted
+        self._holder: Optional[subprocess.Popen[str]] = None
+
+    def __enter__(self) -> NetClsLab:
+        super().__enter__()
+        self._new_root()
+        return self
+
+    def _new_root(self) -> None:
+        # Removed after the holder only: to remove a folder unmounts what is mounted there in any namespace.
+        self._folder = tempfile.TemporaryDirectory()
+        self._holder = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", _HOLDER, "sh", self._folder.name, self._wanted, controllers()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="ascii",
+            start_new_session=True,
+            env={"PATH": PATH},
+        )
+        assert self._holder.stdout is not None
+        said = self._holder.stdout.readline().strip()
+        if not said:
+            raise LabError("net_cls can't be mounted on this machine")
+        enter = [part for part in self._enter if not part.startswith("--cgroup=")]
+        self._enter = (enter[0], f"--cgroup=/proc/{said}/ns/cgroup", *enter[1:])
+
+    def close(self) -> str:
+        """End the lab, then its cgroups."""
+        said = super().close()
+        self._drop_root()
+        return said
+
+    def _drop_root(self) -> None:
+        if self._holder is not None:
+            self._holder.communicate()
+            self._holder = None
+            self._folder.cleanup()
+
+    def reboot(self, *, check: bool = True) -> List[Result]:
+        """Lose the cgroups as well."""
+        results = super().reboot(check=check)
+        self._drop_root()
+        self._new_root()
+        return results
 
 
 def controllers() -> str:
@@ -116,9 +161,9 @@ def state(lab: Lab) -> str:
     script = f"""
     find /etc/portfence /etc/pam.d /etc/systemd/system /run/portfence -maxdepth 2 ! -type d ! -path '{MOUNT}/*' 2>/dev/null | sort | xargs -r ls -ln --time-style=+
     find /etc/portfence /etc/pam.d /etc/systemd/system -type f | sort | xargs sha256sum
-    ls -d /run/portfence /etc/portfence /etc/systemd/system/*.wants /etc/systemd/system/*.service.d {ROOT}/lab* 2>/dev/null
+    ls -d /run/portfence /etc/portfence /etc/systemd/system/*.wants /etc/systemd/system/*.service.d {ROOT}/* 2>/dev/null
     grep ' {MOUNT} ' /proc/self/mounts
-    for folder in {ROOT}/lab*; do cat $folder/net_cls.classid $folder/cgroup.procs 2>/dev/null; done
+    for folder in {ROOT}/*/; do cat $folder/net_cls.classid $folder/cgroup.procs 2>/dev/null; done
     """
     return lab.run(["sh", "-c", script], check=False).out
 

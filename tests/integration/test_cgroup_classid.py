@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Iterator, List
 
 import pytest
@@ -16,10 +17,9 @@ from net_cls import (
     MOUNT,
     ROOT,
     WAYS,
+    NetClsLab,
     controllers,
-    forget_cgroups,
     load_rule,
-    net_cls_lab,
     port,
     refusal,
     start_program,
@@ -52,8 +52,8 @@ with socket.create_connection((sys.argv[2], int(sys.argv[3])), timeout=10) as so
 
 @pytest.fixture(name="lab")
 def fixture_lab() -> Iterator[Lab]:
-    """A throwaway host that leaves no cgroup of net_cls behind."""
-    with net_cls_lab() as lab:
+    """A throwaway host with a hierarchy of net_cls of its own."""
+    with NetClsLab() as lab:
         yield lab
 
 
@@ -180,7 +180,6 @@ def test_reboot(lab: Lab) -> None:
     pid = start_program(lab)
     task(lab, cgroups=[{**APP, "pids": [pid]}, OTHER])
     lab.reboot()
-    forget_cgroups()
     assert lab.run(["ls", "/run/portfence"], check=False).rc != 0
     assert lab.run(["ls", "/etc/systemd/system/sysinit.target.wants/portfence-classid.service"]).rc == 0
     unit = lab.run(["cat", "/etc/systemd/system/portfence-classid.service"]).out
@@ -222,10 +221,18 @@ def test_session_puts_the_process_in_or_fails(lab: Lab) -> None:
 # ---- beside others ----
 
 
+def test_controllers_that_share_the_hierarchy() -> None:
+    with NetClsLab(wanted="net_cls,net_prio") as lab:
+        shared = controllers()
+        pid = start_program(lab)
+        load_rule(lab)
+        task(lab, cgroups=[{**APP, "pids": [pid]}])
+        assert set(shared.split(",")) <= set(lab.run(["findmnt", "--noheadings", "--output", "OPTIONS", MOUNT]).out.strip().split(","))
+        assert port(lab, "tcp 6") in INSIDE
+
+
 def test_hierarchy_that_is_mounted_elsewhere_is_the_same(lab: Lab) -> None:
-    shared = controllers()
-    options = "net_cls,net_prio" if shared == "net_cls" else shared
-    lab.run(["sh", "-c", f"mkdir -p /run/elsewhere && mount -t cgroup -o {options} theirs /run/elsewhere"])
+    lab.run(["sh", "-c", f"mkdir -p /run/elsewhere && mount -t cgroup -o {controllers()} theirs /run/elsewhere"])
     pid = start_program(lab)
     load_rule(lab)
     task(lab, cgroups=[{**APP, "pids": [pid]}])
@@ -236,6 +243,21 @@ def test_hierarchy_that_is_mounted_elsewhere_is_the_same(lab: Lab) -> None:
     assert port(lab, "udp 6") in INSIDE
     task(lab, purge=True)
     assert lab.run(["mountpoint", MOUNT], check=False).rc != 0
+
+
+def test_host_that_is_the_first_to_mount_it() -> None:
+    """As far as nobody else on the machine has done it meanwhile."""
+    name = f"lab{os.getpid()}"
+    with Lab() as lab:
+        pid = start_program(lab)
+        load_rule(lab)
+        try:
+            task(lab, cgroups=[{"name": name, "classid": CLASSID, "pids": [pid]}])
+            assert port(lab, "udp 4") in INSIDE
+        finally:
+            result = task(lab, purge=True)
+        assert result["changed"]
+        assert port(lab, "udp 4") not in INSIDE
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
