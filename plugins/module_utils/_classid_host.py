@@ -188,8 +188,7 @@ class Cgroups:
         wanted = {unit: name for name, item in plan.after.items() for unit in item.units}
         for _round in range(_ROUNDS if plan.moves else 0):
             found = units.look(self._host, sorted(wanted))
-            members = {name: self._members(f"{PARENT}/{name}") for name in plan.after}
-            late = [(pid, wanted[unit]) for unit, item in found.items() for pid in item.processes if pid not in members[wanted[unit]]]
+            late = [(pid, wanted[unit]) for unit, item in found.items() for pid in item.strangers(wanted[unit])]
             if not late:
                 return
             for pid, name in late:

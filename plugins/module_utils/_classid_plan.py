@@ -40,15 +40,19 @@ class UnitFacts:
     :ivar problems: why its processes can't be put in at every start.
     :ivar user: what its files say of User=, without our drop-in; "dynamic" stands for DynamicUser=.
     :ivar pam_name: the PAM service that systemd will use, with our drop-in if it has read that.
-    :ivar processes: its processes, whatever their cgroup of net_cls.
+    :ivar processes: its processes, each with the path of its cgroup of net_cls.
     :ivar outside: its commands that systemd runs with all rights and without a session, such as ``ExecStartPre``.
     """
 
     problems: Tuple[str, ...] = ()
     user: str = ""
     pam_name: str = ""
-    processes: Tuple[int, ...] = ()
+    processes: Mapping[int, str] = field(default_factory=dict)
     outside: Tuple[str, ...] = ()
+
+    def strangers(self, name: str) -> Tuple[int, ...]:
+        """Its processes that are not in the cgroup of this name."""
+        return tuple(pid for pid, path in self.processes.items() if not path.endswith(f"/portfence/{name}"))
 
 
 @dataclass(frozen=True)
@@ -277,15 +281,16 @@ def _moves(
             goal.update(dict.fromkeys(members))
         else:
             for unit in set(item.units) - set(after[name].units):
-                goal.update(dict.fromkeys(members & set(facts.units.get(unit, UnitFacts()).processes)))
+                found = facts.units.get(unit, UnitFacts())
+                goal.update(dict.fromkeys(set(found.processes) - set(found.strangers(name))))
     for name, item in after.items():
-        processes = [pid for unit in item.units for pid in facts.units[unit].processes]
-        processes += [pid for entry in wanted if entry.cgroup.name == name for pid in entry.pids]
-        for pid in processes:
-            if pid in facts.members.get(name, frozenset()):
-                goal.pop(pid, None)
-            else:
-                goal[pid] = name
+        own = {pid for unit in item.units for pid in facts.units[unit].processes}
+        own.update(pid for entry in wanted if entry.cgroup.name == name for pid in entry.pids)
+        outside = {pid for unit in item.units for pid in facts.units[unit].strangers(name)}
+        outside.update(pid for entry in wanted if entry.cgroup.name == name for pid in entry.pids if pid not in facts.members.get(name, frozenset()))
+        for pid in own:
+            goal.pop(pid, None)
+        goal.update(dict.fromkeys(outside, name))
     return tuple(sorted(goal.items()))
 
 

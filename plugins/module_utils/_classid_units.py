@@ -89,7 +89,7 @@ def _one(properties: Mapping[str, List[str]], key: str) -> str:
 
 
 def _facts(
-    host: Host, name: str, properties: Mapping[str, List[str]], problems: Tuple[str, ...], processes: Tuple[int, ...]
+    host: Host, name: str, properties: Mapping[str, List[str]], problems: Tuple[str, ...], processes: Mapping[int, str]
 ) -> UnitFacts:
     state = _one(properties, "LoadState")
     if state != "loaded":
@@ -149,19 +149,33 @@ def _writable(path: str) -> Optional[str]:
     return None
 
 
-def _processes(host: Host) -> Dict[int, List[str]]:
-    """The cgroups by which systemd knows each process, those of v2 and of its own v1 hierarchy (cgroups(7))."""
-    found: Dict[int, List[str]] = {}
+def _processes(host: Host) -> Dict[int, Tuple[List[str], str]]:
+    """The cgroups by which systemd knows each process, those of v2 and of its own v1 hierarchy, and the one of net_cls.
+
+    All of a process at one moment (cgroups(7): /proc/[pid]/cgroup), so that what starts and ends meanwhile is not taken for
+    something that is outside.
+    """
+    found: Dict[int, Tuple[List[str], str]] = {}
     for name in host.list("/proc"):
         if not name.isdigit():
             continue
-        lines = (line.split(":", 2) for line in (host.read(f"/proc/{name}/cgroup") or "").splitlines())
-        found[int(name)] = [path for _number, kind, path in lines if kind in ("", "name=systemd")]
+        groups: List[str] = []
+        net_cls = ""
+        for line in (host.read(f"/proc/{name}/cgroup") or "").splitlines():
+            _number, kind, path = line.split(":", 2)
+            if kind in ("", "name=systemd"):
+                groups.append(path)
+            elif "net_cls" in kind.split(","):
+                net_cls = path
+        found[int(name)] = groups, net_cls
     return found
 
 
-def _below(processes: Mapping[int, List[str]], groups: Sequence[str]) -> Tuple[int, ...]:
+def _below(processes: Mapping[int, Tuple[List[str], str]], groups: Sequence[str]) -> Dict[int, str]:
+    """The processes of these cgroups of systemd and what is below them, each with its cgroup of net_cls."""
     roots = [group for group in groups if group not in ("", "/")]
-    return tuple(
-        pid for pid, paths in sorted(processes.items()) if any(path == root or path.startswith(f"{root}/") for path in paths for root in roots)
-    )
+    return {
+        pid: net_cls
+        for pid, (paths, net_cls) in sorted(processes.items())
+        if any(path == root or path.startswith(f"{root}/") for path in paths for root in roots)
+    }

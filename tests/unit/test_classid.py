@@ -184,11 +184,13 @@ def test_a_second_run_does_nothing() -> None:
     first = plan([APP])
     files = {path: text for path, text in {**first.files, **first.drop_ins}.items() if text is not None}
     there = {"mounted": True, "live": {"app": 0x100001}, "files": files, "enabled": True}
-    units = {"app.service": UnitFacts(user="svc", pam_name="portfence-0x100001", processes=(7,))}
+    units = {"app.service": UnitFacts(user="svc", pam_name="portfence-0x100001", processes={7: "/portfence/app"})}
     assert not plan([APP], before=first.after, members={"app": frozenset({7})}, units=units, **there).changed
     # The same files, but systemd has not read them, or a process came in another way.
     assert plan([APP], before=first.after, units={"app.service": UnitFacts(user="svc")}, **there).reload
-    assert plan([APP], before=first.after, members={"app": frozenset()}, units=units, **there).moves == ((7, "app"),)
+    for path in ("/", "", "/portfence/other"):
+        late = {"app.service": UnitFacts(user="svc", pam_name="portfence-0x100001", processes={7: path, 8: "/x/portfence/app"})}
+        assert plan([APP], before=first.after, units=late, **there).moves == ((7, "app"),)
 
 
 def test_a_unit_without_an_account_gets_root() -> None:
@@ -201,7 +203,7 @@ def test_a_unit_without_an_account_gets_root() -> None:
 
 def test_a_unit_that_is_not_listed_any_more_is_taken_out() -> None:
     before = {"app": Cgroup("app", 0x100001, ("app.service", "old.service"))}
-    units = {"app.service": UnitFacts(user="svc", processes=(1,)), "old.service": UnitFacts(user="svc", processes=(2, 3))}
+    units = {"app.service": UnitFacts(user="svc", processes={1: "/portfence/app"}), "old.service": UnitFacts(user="svc", processes={2: "/portfence/app", 3: "/"})}
     files = {drop_in_path("old.service"): "text"}
     found = plan([APP], before=before, units=units, files=files, members={"app": frozenset({1, 2, 9})})
     assert found.moves == ((2, None),)
