@@ -11,7 +11,7 @@ import re
 import stat
 from typing import Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils._classid_files import DROP_IN, PAM_PREFIX, value_of
+from ansible_collections.portfence.egress.plugins.module_utils._classid_files import DROP_IN, value_of
 from ansible_collections.portfence.egress.plugins.module_utils._classid_plan import UnitFacts
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 
@@ -23,6 +23,7 @@ _PROPERTIES = (
 # Prefixes + and ! of systemd.service(5): neither opens a session. With !! (ambient) the kernel's ambient capabilities do.
 _WITHOUT_SESSION = {"privileged", "no-setuid"}
 _FLAGS = re.compile(r".* ; flags=([a-z -]*) ; start_time=")
+_PF_EXITING = 0x4  # <linux/sched.h>
 # A template is looked at as an instance that nobody has.
 _EXAMPLE = "portfence-check"
 _PAM_EXEC = ("/lib*/security/pam_exec.so", "/lib/*/security/pam_exec.so", "/usr/lib*/security/pam_exec.so", "/usr/lib/*/security/pam_exec.so")
@@ -167,8 +168,15 @@ def _processes(host: Host) -> Dict[int, Tuple[List[str], str]]:
                 groups.append(path)
             elif "net_cls" in kind.split(","):
                 net_cls = path
-        found[int(name)] = groups, net_cls
+        if not _is_exiting(host.read(f"/proc/{name}/stat")):
+            found[int(name)] = groups, net_cls
     return found
+
+
+def _is_exiting(stat_line: Optional[str]) -> bool:
+    """Whether a process is on its way out: it sends nothing more, and v1 hierarchies show it in their root (proc_cgroup_show())."""
+    # proc(5): the flags are the seventh field after the name, which can have any character in it.
+    return stat_line is None or bool(int(stat_line.rpartition(")")[2].split()[6]) & _PF_EXITING)
 
 
 def _below(processes: Mapping[int, Tuple[List[str], str]], groups: Sequence[str]) -> Dict[int, str]:

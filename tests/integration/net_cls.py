@@ -159,7 +159,8 @@ def refusal(lab: Lab, **params: Any) -> str:
 def state(lab: Lab) -> str:
     """All that the module can change."""
     script = f"""
-    find /etc/portfence /etc/pam.d /etc/systemd/system /run/portfence -maxdepth 2 ! -type d ! -path '{MOUNT}/*' 2>/dev/null | sort | xargs -r ls -ln --time-style=+
+    find /etc/portfence /etc/pam.d /etc/systemd/system /run/portfence -maxdepth 2 ! -type d ! -path '{MOUNT}/*' 2>/dev/null | sort |
+        xargs -r ls -ln --time-style=+
     find /etc/portfence /etc/pam.d /etc/systemd/system -type f | sort | xargs sha256sum
     ls -d /run/portfence /etc/portfence /etc/systemd/system/*.wants /etc/systemd/system/*.service.d {ROOT}/* 2>/dev/null
     grep ' {MOUNT} ' /proc/self/mounts

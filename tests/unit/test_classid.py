@@ -203,7 +203,10 @@ def test_a_unit_without_an_account_gets_root() -> None:
 
 def test_a_unit_that_is_not_listed_any_more_is_taken_out() -> None:
     before = {"app": Cgroup("app", 0x100001, ("app.service", "old.service"))}
-    units = {"app.service": UnitFacts(user="svc", processes={1: "/portfence/app"}), "old.service": UnitFacts(user="svc", processes={2: "/portfence/app", 3: "/"})}
+    units = {
+        "app.service": UnitFacts(user="svc", processes={1: "/portfence/app"}),
+        "old.service": UnitFacts(user="svc", processes={2: "/portfence/app", 3: "/"}),
+    }
     files = {drop_in_path("old.service"): "text"}
     found = plan([APP], before=before, units=units, files=files, members={"app": frozenset({1, 2, 9})})
     assert found.moves == ((2, None),)
@@ -213,7 +216,8 @@ def test_a_unit_that_is_not_listed_any_more_is_taken_out() -> None:
 def test_a_process_that_changes_its_cgroup() -> None:
     before = {"a": Cgroup("a", 1), "b": Cgroup("b", 2)}
     members = {"a": frozenset({5, 6}), "b": frozenset()}
-    found = plan([{"name": "a", "state": "absent"}, {"name": "b", "classid": "0x2", "pids": [5]}], before=before, members=members, live={"a": 1, "b": 2}, pids=frozenset({5}))
+    asked = [{"name": "a", "state": "absent"}, {"name": "b", "classid": "0x2", "pids": [5]}]
+    found = plan(asked, before=before, members=members, live={"a": 1, "b": 2}, pids=frozenset({5}))
     assert found.moves == ((5, "b"), (6, None))
     assert found.remove == ("a",)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 from netcls import INSIDE, seen
 from testinfra.host import Host
 
+MOUNT = "/run/portfence/net_cls"
 DAMAGE = {
     "script": ("mv /etc/portfence/classid.sh /etc/portfence/away", "mv /etc/portfence/away /etc/portfence/classid.sh"),
     "mount": (
         # A folder in its place, where anything can be written.
-        "umount --lazy /run/portfence/net_cls && mkdir -p /run/portfence/net_cls/portfence/legacy && touch /run/portfence/net_cls/portfence/legacy/cgroup.procs",
-        "rm -r /run/portfence/net_cls/portfence && systemctl reload portfence-classid.service",
+        f"umount --lazy {MOUNT} && mkdir -p {MOUNT}/portfence/legacy && touch {MOUNT}/portfence/legacy/cgroup.procs",
+        f"rm -r {MOUNT}/portfence && systemctl reload portfence-classid.service",
     ),
     # libpam has a fallback (other), which lets everything pass.
     "session": ("mv /etc/pam.d/portfence-0x100001 /root/", "mv /root/portfence-0x100001 /etc/pam.d/"),
