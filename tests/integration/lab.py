@@ -384,10 +384,10 @@ class Lab(Node):
         """Lose what a reboot loses, and do what a boot does for us.
 
         Processes, rules, sysctls, connections and /run are gone; files stay. Then, before there is any network but
-        lo: sysctl.d (the network's keys), and portfence.service if it is enabled.
+        lo: sysctl.d (the network's keys), and the units of ours that are enabled, the fence first.
 
-        :param check: raise LabError when a command of the unit fails.
-        :return: the results of the unit's commands, in order.
+        :param check: raise LabError when a command of a unit fails.
+        :return: the results of the units' commands, in order.
         """
         self._ask("power_off")
         self.run(["/lib/systemd/systemd-sysctl", "--prefix=/net"])
@@ -396,13 +396,13 @@ class Lab(Node):
         return results
 
     def _boot_commands(self) -> List[Tuple[List[str], bool]]:
-        enabled = self.run(["sh", "-c", "ls /etc/systemd/system/*.wants/portfence.service"], check=False)
-        if enabled.rc != 0:
-            return []
+        listed = self.run(["sh", "-c", "ls /etc/systemd/system/*.wants/ | grep '^portfence'"], check=False).out.split()
+        order = ["portfence.service", "portfence-namespaces.service"]
         commands = []
-        for line in self.run(["cat", "/etc/systemd/system/portfence.service"]).out.splitlines():
-            key, _equals, value = line.partition("=")
-            if key.strip() in ("ExecStartPre", "ExecStart", "ExecStartPost"):
-                value = value.strip()
-                commands.append((shlex.split(value.lstrip("-+!@:")), not value.startswith("-")))
+        for unit in sorted(listed, key=lambda unit: (order.index(unit) if unit in order else len(order), unit)):
+            for line in self.run(["cat", f"/etc/systemd/system/{unit}"]).out.splitlines():
+                key, _equals, value = line.partition("=")
+                if key.strip() in ("ExecStartPre", "ExecStart", "ExecStartPost"):
+                    value = value.strip()
+                    commands.append((shlex.split(value.lstrip("-+!@:")), not value.startswith("-")))
         return commands
