@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _namespace_text as text
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host, failure
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import interface_of
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_files import UNITS, Files, Folder, Kept, host_base, wanted_files
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_nft import Tables, removal, transaction
@@ -127,13 +127,17 @@ class Namespaces:
     def _check(self, request: Request, outcome: Outcome) -> None:
         """Raises InputError when a wanted namespace is in the way of another one, or of something that is not ours."""
         paths = {name: request.paths.get(name, item.path) for name, item in outcome.target.items()}
-        problems = conflicts({name: item.namespace for name, item in outcome.target.items()}, paths)
+        # What the host has goes first, so that a new one is told to be in its way.
+        order = sorted(outcome.target, key=lambda name: name in request.wanted)
+        problems = conflicts({name: outcome.target[name].namespace for name in order}, paths)
         own = {item.namespace.interface for item in (*outcome.before.values(), *outcome.target.values())}
         for name, namespace in request.wanted.items():
             known = outcome.before.get(name)
-            if known is None and self._state.exists(name):
+            # Somebody may have removed the files of one of ours.
+            ours = known is not None or (self._state.exists(name) and bool(self._inner(name).live()))
+            if not ours and self._state.exists(name):
                 raise HostError(f"{namespace.path} exists and was not made by this collection; rename or remove that network namespace")
-            if known is None and self._state.has_interface(namespace.interface):
+            if not ours and self._state.has_interface(namespace.interface):
                 raise HostError(f"the interface {namespace.interface} exists and was not made by this collection; rename or remove it")
             if known is None or known.namespace.pairs != namespace.pairs:
                 problems.extend(self._state.collisions(namespace, path=paths[name], own=own))
@@ -248,8 +252,13 @@ class Namespaces:
             self._host.run([self._host.program("ip", package="iproute2"), "netns", "delete", name])
 
     def _delete_interface(self, interface: str) -> None:
-        if self._state.has_interface(interface):
-            self._host.run([self._host.program("ip", package="iproute2"), "link", "delete", interface])
+        if not self._state.has_interface(interface):
+            return
+        args = [self._host.program("ip", package="iproute2"), "link", "delete", interface]
+        done = self._host.run(args, check=False)
+        # The kernel removes it by itself some time after its namespace.
+        if done.rc != 0 and self._state.has_interface(interface):
+            raise HostError(failure(args, done))
 
     def _to_restart(self, outcome: Outcome) -> List[str]:
         """Running units that have to be started anew to be where they should be."""
@@ -270,6 +279,11 @@ class Namespaces:
 
 def _only(namespace: Namespace, units: Sequence[str]) -> Namespace:
     return Namespace(name=namespace.name, ports=namespace.ports, pairs=namespace.pairs, units=tuple(units))
+
+
+def is_untouched(host: Host) -> bool:
+    """Whether this host has no namespace of ours, so that there is nothing to take away."""
+    return not Folder(host).names()
 
 
 def merge(before: Mapping[str, Kept], request: Request, *, base: str) -> Dict[str, Kept]:

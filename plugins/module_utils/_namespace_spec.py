@@ -224,11 +224,14 @@ def conflicts(target: Mapping[str, Namespace], paths: Mapping[str, str]) -> List
 def from_services(services: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
     """The namespaces that a policy calls for, as the module takes them.
 
+    Of every other service, a namespace that the host may have since it was assigned its ports that way is absent.
+
     :param services: services as the filter ``portfence.egress.services`` gives them.
     """
-    found = []
+    found: List[Dict[str, Any]] = []
     for service in services:
         if service.get("assignment") != "namespace" or service.get("state", "present") != "present":
+            found.append({"name": service["name"], "state": "absent"})
             continue
         given = service.get("namespace") or {}
         units = service.get("unit") or []

@@ -218,7 +218,10 @@ fi
 """)
     families = tuple(families)
     if "ipv6" in families:
-        parts.append(f"""echo 0 >"/proc/sys/net/ipv6/conf/$near/disable_ipv6"
+        parts.append(f"""# Nobody else is on this cable, so no address is looked for twice.
+echo 0 >"/proc/sys/net/ipv6/conf/$near/accept_dad"
+set_inside ipv6/conf/{INNER}/accept_dad 0
+echo 0 >"/proc/sys/net/ipv6/conf/$near/disable_ipv6"
 echo 0 >"/proc/sys/net/ipv6/conf/$near/accept_ra"
 set_inside ipv6/conf/lo/disable_ipv6 0
 set_inside ipv6/conf/{INNER}/disable_ipv6 0

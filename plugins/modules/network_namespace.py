@@ -221,7 +221,7 @@ units_to_restart:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._namespace_apply import Namespaces, diff_of, result_of
+from ansible_collections.portfence.egress.plugins.module_utils._namespace_apply import Namespaces, Outcome, diff_of, is_untouched, result_of
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import parse_request
 
 
@@ -230,6 +230,8 @@ def run(module: AnsibleModule) -> None:
     host = Host()
     host.require_root()
     request = parse_request(module.params)
+    if not request.wanted and is_untouched(host):
+        module.exit_json(**result_of(Outcome()))
     outcome = Namespaces(host).apply(
         request,
         persist=module.params["persist"],
