@@ -282,8 +282,8 @@ def _only(namespace: Namespace, units: Sequence[str]) -> Namespace:
 
 
 def is_untouched(host: Host) -> bool:
-    """Whether this host has no namespace of ours, so that there is nothing to take away."""
-    return not Folder(host).names()
+    """Whether this host has no file of ours, so that there is nothing to take away."""
+    return Folder(host).present() == Files()
 
 
 def merge(before: Mapping[str, Kept], request: Request, *, base: str) -> Dict[str, Kept]:
