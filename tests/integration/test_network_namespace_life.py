@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Dict
 
 import pytest
-from lab import Lab
+from lab import PATIENCE, Lab
 from namespaces import MYAPP, RANGE, WAYS, connect, count, inside, namespaces, refusal, state
 
 WITH_ALL: Dict[str, Any] = {**MYAPP, "dns": ["192.0.2.53", "2001:db8::53"], "units": ["myapp", "worker@.service", "myapp.socket"]}
@@ -29,15 +29,46 @@ def test_check_mode_and_idempotence(lab: Lab) -> None:
     assert state(lab) == once
 
 
+# RFC 4861: a router advertisement; this router may be used for half an hour.
+ADVERTISE = """
+import socket, struct
+sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+index = socket.if_nametoindex("eth0")
+sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+sock.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0), ("ff02::1", 0, 0, index))
+"""
+
+
+def learned_routes(lab: Lab) -> int:
+    """How many default routes the lab has from routers that it listened to."""
+    return lab.run(["ip", "-6", "route", "show", "default"]).out.count("proto ra")
+
+
+def learn_route(lab: Lab) -> None:
+    """Let the peer say that it is a router, and the lab hear it."""
+    for node in (lab, lab.peer):
+        node.run(["sh", "-c", "until test -z \"$(ip -6 address show tentative)\"; do sleep 0.02; done"])
+    lab.peer.run(["python3", "-c", ADVERTISE])
+    lab.run(["sh", "-c", f"timeout {PATIENCE:g} sh -c 'until ip -6 route show default | grep -q \"proto ra\"; do sleep 0.02; done'"])
+
+
+def test_host_goes_on_listening_to_routers(lab: Lab) -> None:
+    learn_route(lab)
+    namespaces(lab, MYAPP)
+    assert learned_routes(lab) == 1
+    lab.run(["sh", "-c", "ip -6 route delete default proto ra"])
+    learn_route(lab)
+    namespaces(lab, state="absent", purge=True)
+    assert learned_routes(lab) == 1
+
+
 def test_removal_puts_everything_back(lab: Lab) -> None:
-    # What a host has learned from router advertisements, and what its interfaces do by themselves.
-    lab.run(["ip", "-6", "route", "add", "default", "via", "fe80::99", "dev", "eth0", "proto", "ra", "metric", "2000"])
+    # What interfaces do by themselves.
     lab.run(["sh", "-c", "ip link add lan0 type veth peer name lan1; echo 1 >/proc/sys/net/ipv4/conf/lan0/forwarding"])
     lab.run(["sh", "-c", "echo 2 >/proc/sys/net/ipv6/conf/lan0/accept_ra; echo 0 >/proc/sys/net/ipv4/conf/all/accept_redirects"])
     start = state(lab)
     namespaces(lab, WITH_ALL)
-    routers = lab.run(["ip", "-6", "route", "show", "default", "proto", "ra"]).out
-    assert "fe80::99" in routers
     assert lab.run(["cat", "/proc/sys/net/ipv6/conf/eth0/accept_ra", "/proc/sys/net/ipv6/conf/eth0/forwarding"]).out == "1\n0\n"
     namespaces(lab, OTHER)
     namespaces(lab, {"name": "other"}, state="absent")

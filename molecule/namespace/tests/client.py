@@ -34,5 +34,5 @@ def is_inside(host: Host) -> bool:
 def ask(host: Host, way: tuple[str, int], bind: int = 0) -> Outcome:
     """Let a unit of the namespace ask the peer once over `way`."""
     instance = f"{way[0]}-{PEER[way[1]]}-9000" + (f"-{bind}" if bind else "")
-    host.check_output(f"rm -f /run/ask/answer; systemctl start 'ask@{instance}.service'")
-    return Outcome(**json.loads(host.check_output("cat /run/ask/answer")))
+    host.check_output(f"rm -f /run/ask-answer; systemctl start 'ask@{instance}.service'")
+    return Outcome(**json.loads(host.check_output("cat /run/ask-answer")))
