@@ -225,7 +225,7 @@ class FenceOfHost:
             steps.remove_files = True
             if self._unit.present():
                 outcome.changes.append("remove portfence.service")
-            if os.path.isdir(BASE):
+            if self._store.present():
                 outcome.changes.append(f"remove {BASE}")
         return steps
 
@@ -268,7 +268,7 @@ class FenceOfHost:
 
 def is_untouched(host: Host) -> bool:
     """Whether there is nothing of ours on the host, nor a firewall, without which there can't be a fence."""
-    return is_absent(host) and not os.path.isdir(BASE)
+    return is_absent(host) and not Store(host).present()
 
 
 def automatic_ports(host: Host) -> PortSet:

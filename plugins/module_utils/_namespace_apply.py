@@ -81,6 +81,8 @@ class Namespaces:
             outcome, steps = self._plan(request, persist=persist)
             leaving = self._leaving(outcome)
             self._run(steps, outcome)
+            if not outcome.target:
+                self._host.remove_lock()
             outcome.units_to_restart = sorted({*leaving, *self._to_restart(outcome)})
         if restart and outcome.units_to_restart:
             self._units.restart(outcome.units_to_restart)

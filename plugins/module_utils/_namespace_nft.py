@@ -11,7 +11,7 @@ from typing import Dict, List, Mapping, Sequence
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
-from ansible_collections.portfence.egress.plugins.module_utils._nftables import Listing, family_of, is_ours, names_of, parse_listing
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing, family_of, is_ours, names_of, parse_listing
 
 # They live on unless they differ; rules go with the flush of their table.
 _KEPT = ("table", "rule")

@@ -20,8 +20,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._namespace import
     overlapping,
     pair_of,
 )
-from ansible_collections.portfence.egress.plugins.module_utils._policy import ON_VIOLATION, PROTOCOLS
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange, PortSet, PortSyntaxError
+from ansible_collections.portfence.egress.plugins.module_utils._service import ON_VIOLATION, PROTOCOLS
 
 # net.ipv4.ip_unprivileged_port_start of a new namespace: the kernel takes no range that begins below.
 LOWEST_PORT = 1024

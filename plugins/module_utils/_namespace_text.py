@@ -16,7 +16,8 @@ from typing import Dict, Iterable, List, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import FAMILIES, INNER
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Namespace
-from ansible_collections.portfence.egress.plugins.module_utils._nftables import CHECK_PRIORITY, MARKER, NAT_PRIORITY, REFUSE_PRIORITY
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import MARKER
+from ansible_collections.portfence.egress.plugins.module_utils._nftables import CHECK_PRIORITY, NAT_PRIORITY, REFUSE_PRIORITY
 
 HOST_TABLE = "portfence_namespaces"
 INNER_TABLE = "portfence"

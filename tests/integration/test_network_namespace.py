@@ -106,6 +106,29 @@ def test_spoofed_source(lab: Lab) -> None:
     assert count(lab, "spoofed_myapp") == 1
 
 
+@pytest.mark.parametrize("first", ["fence", "namespace"])
+def test_beside_the_fence(lab: Lab, first: str) -> None:
+    """The fence judges what the account does outside, and lets pass what comes out of the namespace."""
+    lab.add_user("myapp", uid=991)
+    policy = {"services": [{**MYAPP, "assignment": "namespace"}, {"name": "other", "user": 992, "source_ports": "52000-52099"}]}
+    for step in (first, "namespace" if first == "fence" else "fence"):
+        if step == "namespace":
+            namespaces(lab, MYAPP)
+        else:
+            assert not lab.module("fence", **policy).get("failed")
+    for protocol, family in WAYS:
+        assert connect(lab, protocol, family).port in RANGE
+        assert connect(lab, protocol, family, bind=LOW + 7).port == LOW + 7
+        assert lab.connect(protocol, family=family, uid=991).port is None
+        assert lab.connect(protocol, family=family, uid=993, source_port=LOW + 8).port is None
+        assert lab.connect(protocol, family=family, uid=992).port in range(52000, 52100)
+    assert not lab.module("fence", **policy)["changed"] and not namespaces(lab, MYAPP)["changed"]
+    assert lab.module("fence", state="absent", purge=True)["changed"]
+    assert not lab.module("fence", state="absent", purge=True)["changed"]
+    assert connect(lab, "tcp", 4).port in RANGE
+    assert not namespaces(lab, MYAPP)["changed"]
+
+
 def third_host(lab: Lab) -> None:
     """A machine on another interface of the lab, which uses the lab as its router."""
     for line in (
