@@ -242,3 +242,14 @@ def test_hint_about_name_servers(lab: Lab) -> None:
     assert "set dns" not in " ".join(namespaces(lab, {**OTHER, "dns": ["192.0.2.53"]})["warnings"])
     seen = lab.run(["ip", "netns", "exec", "other", "cat", "/etc/resolv.conf"]).out
     assert "nameserver 192.0.2.53\n" in seen
+
+
+def test_host_without_ipv6(lab: Lab) -> None:
+    lab.run(["sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6"])
+    result = namespaces(lab, WITH_ALL)
+    assert result["forwarding_opened"] == ["ipv4"]
+    assert connect(lab, "tcp", 4).port in RANGE
+    assert not namespaces(lab, WITH_ALL)["changed"]
+    lab.run(["sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/all/disable_ipv6"])
+    assert namespaces(lab, WITH_ALL)["forwarding_opened"] == ["ipv4", "ipv6"]
+    assert not namespaces(lab, WITH_ALL)["changed"]
