@@ -246,7 +246,7 @@ class FenceOfHost:
                 outcome.changes.append("remove portfence.service")
             if self._launcher.present():
                 outcome.changes.append(f"remove {LAUNCHER_PATH}")
-            if os.path.isdir(BASE):
+            if self._store.present():
                 outcome.changes.append(f"remove {BASE}")
         return steps
 
@@ -297,7 +297,7 @@ class FenceOfHost:
 
 def is_untouched(host: Host) -> bool:
     """Whether there is nothing of ours on the host, nor a firewall, without which there can't be a fence."""
-    return is_absent(host) and not os.path.isdir(BASE)
+    return is_absent(host) and not Store(host).present()
 
 
 def automatic_ports(host: Host) -> PortSet:

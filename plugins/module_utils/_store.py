@@ -76,6 +76,11 @@ class Store:
         """Forget one service."""
         self._host.remove(path_of(name))
 
+    def present(self) -> bool:
+        """Whether any of the files is there. Others keep theirs in the same place."""
+        entries = self._host.list(BASE)
+        return os.path.isdir(BASE) and (not entries or any(os.path.lexists(path) for path in (FOLDER, FENCE_FILE, IPTABLES_FILE)))
+
     def remove_all(self) -> None:
         """Remove every file of ours, and the directories unless somebody put other files there."""
         for entry in self._host.list(FOLDER):

@@ -391,7 +391,7 @@ class Lab(Node):
         """Lose what a reboot loses, and do what a boot does for us.
 
         Processes, rules, sysctls, connections and /run are gone; files stay. Then, before there is any network but
-        lo: sysctl.d (the network's keys), and each of our units that is enabled.
+        lo: sysctl.d (the network's keys), and the units of ours that are enabled, the fence first.
 
         :param check: raise LabError when a command of a unit fails.
         :return: the results of the units' commands, in order.
@@ -407,9 +407,10 @@ class Lab(Node):
         """What a boot has before any unit, for labs that have more than this one."""
 
     def _boot_commands(self) -> List[Tuple[List[str], bool]]:
-        enabled = self.run(["sh", "-c", "ls /etc/systemd/system/*.wants/portfence*.service"], check=False).out.split()
+        listed = self.run(["sh", "-c", "ls /etc/systemd/system/*.wants/ | grep '^portfence'"], check=False).out.split()
+        order = ["portfence.service", "portfence-namespaces.service"]
         commands = []
-        for unit in sorted(Path(link).name for link in enabled):
+        for unit in sorted({Path(name).name for name in listed}, key=lambda unit: (order.index(unit) if unit in order else len(order), unit)):
             for line in self.run(["cat", f"/etc/systemd/system/{unit}"]).out.splitlines():
                 key, _equals, value = line.partition("=")
                 if key.strip() in ("ExecStartPre", "ExecStart", "ExecStartPost"):

@@ -1,0 +1,96 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""systemd and the units that live in a network namespace."""
+
+from __future__ import annotations
+
+import os
+from typing import Dict, List, Mapping, Sequence
+
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Namespace
+from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import HOST_UNIT, resolver_text, unit_of
+
+
+class Units:
+    """systemd on this machine; nothing happens where it does not run."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.running = os.path.isdir("/run/systemd/system")  # sd_booted(3)
+
+    def reload(self) -> None:
+        """Let systemd read its files again."""
+        if self.running:
+            self._host.run(["systemctl", "daemon-reload"])
+
+    def to_start(self, names: Sequence[str]) -> List[str]:
+        """Those of our own units that are not active, for namespaces with these names."""
+        if not self.running or not names:
+            return []
+        return [unit for unit in (HOST_UNIT, *map(unit_of, names)) if not self._is_active(unit)]
+
+    def start(self, units: Sequence[str]) -> None:
+        """Start units. Raises HostError."""
+        if units:
+            self._host.run(["systemctl", "start", *units])
+
+    def stop(self, units: Sequence[str]) -> None:
+        """Stop units of ours whose files are gone, and forget about them."""
+        if self.running and units:
+            self._host.run(["systemctl", "stop", *units], check=False)
+            self._host.run(["systemctl", "reset-failed", *units], check=False)
+
+    def restart(self, units: Sequence[str]) -> None:
+        """Restart units. Raises HostError."""
+        if units:
+            self._host.run(["systemctl", "restart", *units])
+
+    def outside(self, namespaces: Mapping[str, Namespace], inodes: Mapping[str, int]) -> List[str]:
+        """Running units that should be in a namespace and are not, or that see another DNS file there than they should.
+
+        :param inodes: of the namespaces, by name.
+        """
+        found = []
+        for name, namespace in namespaces.items():
+            for unit, pid in self._running(namespace.units).items():
+                joined = _network_of(pid) == inodes.get(name, 0)
+                resolver = self._host.read(f"/proc/{pid}/root/etc/resolv.conf") if namespace.dns else None
+                if not joined or (namespace.dns and resolver != resolver_text(namespace)):
+                    found.append(unit)
+        return sorted(found)
+
+    def inside(self, namespaces: Mapping[str, Namespace], inodes: Mapping[str, int]) -> List[str]:
+        """Running units of namespaces that go, which are still in them."""
+        return sorted(
+            unit
+            for name, namespace in namespaces.items()
+            for unit, pid in self._running(namespace.units).items()
+            if inodes.get(name) and _network_of(pid) == inodes[name]
+        )
+
+    def _running(self, units: Sequence[str]) -> Dict[str, int]:
+        """Units with a main process, instances of templates among them, with its PID."""
+        if not self.running or not units:
+            return {}
+        patterns = [unit.replace("@.", "@*.") for unit in units]
+        listed = self._host.run(["systemctl", "list-units", "--plain", "--no-legend", "--no-pager", *patterns], check=False)
+        names = [line.split()[0] for line in listed.out.splitlines() if line.split()]
+        found = {}
+        for unit in names:
+            shown = self._host.run(["systemctl", "show", "--property=MainPID", "--value", unit], check=False).out.strip()
+            if shown.isdigit() and int(shown):
+                found[unit] = int(shown)
+        return found
+
+    def _is_active(self, unit: str) -> bool:
+        return self._host.run(["systemctl", "is-active", "--quiet", unit], check=False).rc == 0
+
+
+def _network_of(pid: int) -> int:
+    """The inode of the network namespace of a process; -1 when it has ended."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/net").st_ino
+    except OSError:
+        return -1
