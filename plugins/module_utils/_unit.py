@@ -1,7 +1,12 @@
 # Copyright (c) 2026, PortFence contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The systemd unit that loads the fence at boot, before the network and every ordinary service."""
+"""The systemd unit that loads the fence at boot, before the network and every ordinary service.
+
+``nftables.service`` flushes the tables of everybody when it stops, and with its usual configuration when it starts or
+reloads; firewalld stops it (``Conflicts=``). A drop-in of that unit loads the fence again each time. No dependency of
+ours could: PartOf= does not follow a first start, and leaves us stopped after a stop (systemd.unit(5)).
+"""
 
 from __future__ import annotations
 
@@ -18,14 +23,13 @@ FOLDER = "/etc/systemd/system"
 PATH = f"{FOLDER}/{NAME}"
 WANTS = f"{FOLDER}/sysinit.target.wants"
 LINK = f"{WANTS}/{NAME}"
+DROP_INS = f"{FOLDER}/nftables.service.d"
+DROP_IN = f"{DROP_INS}/portfence.conf"
 _HEADER = "# Written by the Ansible collection portfence.egress. Changes are overwritten.\n"
 
 
 def unit_text(*, nft: str) -> str:
     """The unit file.
-
-    It is ordered behind ``nftables.service``, whose configuration usually flushes every table, and follows its
-    restarts and reloads for the same reason (systemd.unit(5): PartOf=, PropagatesReloadTo=).
 
     Its first commands keep the reserved ports together, whatever sysctl files of others say; see BOOT_STEPS.
 
@@ -42,8 +46,6 @@ After=local-fs.target systemd-modules-load.service systemd-sysctl.service nftabl
 Before=sysinit.target network-pre.target shutdown.target
 Wants=network-pre.target
 Conflicts=shutdown.target
-PartOf=nftables.service
-ReloadPropagatedFrom=nftables.service
 
 [Service]
 Type=oneshot
@@ -56,24 +58,37 @@ WantedBy=sysinit.target
 """
 
 
+def drop_in_text(*, nft: str) -> str:
+    """The drop-in of ``nftables.service``. A failure of ours does not become one of theirs.
+
+    :param nft: path of the nft program.
+    """
+    load = f"-{nft} -f {FENCE_FILE}"
+    return f"""{_HEADER}
+[Service]
+ExecStartPost={load}
+ExecReload={load}
+ExecStopPost={load}
+"""
+
+
 class Unit:
     """The unit on this machine."""
 
     def __init__(self, *, host: Host, nft: str) -> None:
         self._host = host
-        self._text = unit_text(nft=nft)
+        self._texts = {PATH: unit_text(nft=nft), DROP_IN: drop_in_text(nft=nft)}
 
     def check_owner(self) -> None:
         """Raises HostError when somebody else wrote a unit of our name."""
-        found = self._host.read(PATH)
-        if found is not None and not found.startswith(_HEADER):
-            raise HostError(f"{PATH} exists and was not written by this collection; rename or remove that unit")
+        for path in self._texts:
+            found = self._host.read(path)
+            if found is not None and not found.startswith(_HEADER):
+                raise HostError(f"{path} exists and was not written by this collection; rename or remove that unit")
 
     def missing(self) -> List[str]:
         """What has to be done so that the fence is loaded at boot, as a list for humans; empty when nothing."""
-        found = []
-        if self._host.read(PATH) != self._text:
-            found.append(f"write {PATH}")
+        found = [f"write {path}" for path, text in self._texts.items() if self._host.read(path) != text]
         if not os.path.islink(LINK) or os.path.realpath(LINK) != PATH:
             found.append(f"enable {NAME}")
         if self._running_systemd() and not self._is_active():
@@ -82,8 +97,10 @@ class Unit:
 
     def install(self) -> None:
         """Write the unit and enable it. The fence file must be in place."""
-        if self._host.read(PATH) != self._text:
-            self._host.write(PATH, self._text)
+        self._host.make_directory(DROP_INS)
+        for path, text in self._texts.items():
+            if self._host.read(path) != text:
+                self._host.write(path, text)
         self._host.make_directory(WANTS)
         if not os.path.islink(LINK) or os.path.realpath(LINK) != PATH:
             self._host.remove(LINK)
@@ -93,28 +110,29 @@ class Unit:
                 raise HostError(f"can't enable {NAME}: {LINK}: {error.strerror}") from error
 
     def start(self) -> None:
-        """Let systemd know the unit, and run it once, so that it follows nftables.service from now on."""
+        """Let systemd know the unit and the drop-in, and run the unit once."""
         if self._running_systemd():
             self._host.run(["systemctl", "daemon-reload"])
             if not self._is_active():
                 self._host.run(["systemctl", "start", NAME])
 
     def remove(self) -> None:
-        """Disable the unit and take its file away, if it is there."""
-        known = self._host.read(PATH) is not None or os.path.islink(LINK)
-        if not known:
+        """Disable the unit and take its files away, if they are there."""
+        if not self.present():
             return
         if self._running_systemd():
             self._host.run(["systemctl", "stop", NAME], check=False)
         self._host.remove(LINK)
-        self._host.remove(PATH)
+        for path in self._texts:
+            self._host.remove(path)
+        self._host.remove_directory(DROP_INS)
         if self._running_systemd():
             self._host.run(["systemctl", "daemon-reload"])
             self._host.run(["systemctl", "reset-failed", NAME], check=False)
 
     def present(self) -> bool:
-        """Whether the unit or its link is there."""
-        return self._host.read(PATH) is not None or os.path.islink(LINK)
+        """Whether a file of the unit or its link is there."""
+        return any(self._host.read(path) is not None for path in self._texts) or os.path.islink(LINK)
 
     def _is_active(self) -> bool:
         return self._host.run(["systemctl", "is-active", "--quiet", NAME], check=False).rc == 0
