@@ -22,6 +22,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._nftables import 
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset
 from ansible_collections.portfence.egress.plugins.module_utils._store import FENCE_FILE
 from ansible_collections.portfence.egress.plugins.module_utils._unit_host import find_cgroups
+from ansible_collections.portfence.egress.plugins.module_utils._unit_members import SCRIPT
 
 _INPUT = "nft"
 
@@ -35,8 +36,10 @@ class NftablesBackend(Backend):
         """Raises HostError when nft is missing or too old."""
         self._host = host
         self._nft = Nft(host)
+        # Where the fence has units, it is loaded along with their cgroups.
+        load = f"if test -e {SCRIPT}; then exec /bin/sh {SCRIPT} load; fi; exec {self._nft.path} -f {FENCE_FILE}"
         # Its configuration usually flushes every table.
-        self.boot = Boot(file=FENCE_FILE, command=f"{self._nft.path} -f {FENCE_FILE}", follows=("nftables.service",))
+        self.boot = Boot(file=FENCE_FILE, command=f"/bin/sh -c '{load}'", follows=("nftables.service",))
 
     def works(self) -> bool:
         """Whether the kernel can be asked."""

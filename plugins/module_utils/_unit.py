@@ -1,10 +1,17 @@
 # Copyright (c) 2026, PortFence contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The systemd unit that loads the fence at boot, before the network and every ordinary service."""
+"""The systemd unit that loads the fence at boot, before the network and every ordinary service.
+
+``nftables.service`` flushes the tables of everybody when it stops, and with its usual configuration when it starts or
+reloads; firewalld stops it (``Conflicts=``). Units that restore rules of iptables flush ours in the same way. A drop-in of
+such a unit loads the fence again each time. No dependency of ours could: PartOf= does not follow a first start, and leaves
+us stopped after a stop (systemd.unit(5)).
+"""
 
 from __future__ import annotations
 
+import glob
 import os
 from typing import List
 
@@ -18,18 +25,15 @@ FOLDER = "/etc/systemd/system"
 PATH = f"{FOLDER}/{NAME}"
 WANTS = f"{FOLDER}/sysinit.target.wants"
 LINK = f"{WANTS}/{NAME}"
+DROP_IN = "portfence.conf"
 _HEADER = "# Written by the Ansible collection portfence.egress. Changes are overwritten.\n"
 
 
 def unit_text(boot: Boot) -> str:
     """The unit file.
 
-    It is ordered behind the units that load the rules of others, which usually flush every table, and follows their
-    restarts and reloads for the same reason (systemd.unit(5): PartOf=, PropagatesReloadTo=).
-
     Its first commands keep the reserved ports together, whatever sysctl files of others say; see BOOT_STEPS.
     """
-    follows = " ".join(boot.follows)
     ports = "".join(f"ExecStartPre=-{step}\n" for step in BOOT_STEPS)
     return f"""{_HEADER}
 [Unit]
@@ -37,12 +41,10 @@ Description=Source port fence for outbound connections
 Documentation=https://github.com/portfence/portfence.egress
 DefaultDependencies=no
 RequiresMountsFor={boot.file}
-After=local-fs.target systemd-modules-load.service systemd-sysctl.service {follows}
+After=local-fs.target systemd-modules-load.service systemd-sysctl.service {" ".join(boot.follows)}
 Before=sysinit.target network-pre.target shutdown.target
 Wants=network-pre.target
 Conflicts=shutdown.target
-PartOf={follows}
-ReloadPropagatedFrom={follows}
 
 [Service]
 Type=oneshot
@@ -55,24 +57,39 @@ WantedBy=sysinit.target
 """
 
 
+def drop_in_path(unit: str) -> str:
+    """Where the drop-in of a unit is that may flush the fence."""
+    return f"{FOLDER}/{unit}.d/{DROP_IN}"
+
+
+def drop_in_text(boot: Boot) -> str:
+    """The drop-in of a unit that may flush the fence. A failure of ours does not become one of theirs."""
+    return f"""{_HEADER}
+[Service]
+ExecStartPost=-{boot.command}
+ExecReload=-{boot.command}
+ExecStopPost=-{boot.command}
+"""
+
+
 class Unit:
     """The unit on this machine."""
 
     def __init__(self, *, host: Host, boot: Boot) -> None:
         self._host = host
-        self._text = unit_text(boot)
+        self._texts = {PATH: unit_text(boot), **{drop_in_path(unit): drop_in_text(boot) for unit in boot.follows}}
 
     def check_owner(self) -> None:
         """Raises HostError when somebody else wrote a unit of our name."""
-        found = self._host.read(PATH)
-        if found is not None and not found.startswith(_HEADER):
-            raise HostError(f"{PATH} exists and was not written by this collection; rename or remove that unit")
+        for path in self._texts:
+            found = self._host.read(path)
+            if found is not None and not found.startswith(_HEADER):
+                raise HostError(f"{path} exists and was not written by this collection; rename or remove that unit")
 
     def missing(self) -> List[str]:
         """What has to be done so that the fence is loaded at boot, as a list for humans; empty when nothing."""
-        found = []
-        if self._host.read(PATH) != self._text:
-            found.append(f"write {PATH}")
+        found = [f"write {path}" for path, text in self._texts.items() if self._host.read(path) != text]
+        found.extend(f"remove {path}" for path in self._stale())
         if not os.path.islink(LINK) or os.path.realpath(LINK) != PATH:
             found.append(f"enable {NAME}")
         if self._running_systemd() and not self._is_active():
@@ -81,8 +98,11 @@ class Unit:
 
     def install(self) -> None:
         """Write the unit and enable it. The fence file must be in place."""
-        if self._host.read(PATH) != self._text:
-            self._host.write(PATH, self._text)
+        for path, text in self._texts.items():
+            if self._host.read(path) != text:
+                self._host.make_directory(os.path.dirname(path))
+                self._host.write(path, text)
+        self._remove(self._stale())
         self._host.make_directory(WANTS)
         if not os.path.islink(LINK) or os.path.realpath(LINK) != PATH:
             self._host.remove(LINK)
@@ -91,29 +111,43 @@ class Unit:
             except OSError as error:
                 raise HostError(f"can't enable {NAME}: {LINK}: {error.strerror}") from error
 
+    def _stale(self) -> List[str]:
+        """Drop-ins of ours that another backend needed."""
+        return [path for path in self._drop_ins() if path not in self._texts]
+
+    def _drop_ins(self) -> List[str]:
+        """All drop-ins of ours."""
+        found = sorted(glob.glob(f"{FOLDER}/*.service.d/{DROP_IN}"))
+        return [path for path in found if (self._host.read(path) or "").startswith(_HEADER)]
+
+    def _remove(self, drop_ins: List[str]) -> None:
+        for path in drop_ins:
+            self._host.remove(path)
+            self._host.remove_directory(os.path.dirname(path))
+
     def start(self) -> None:
-        """Let systemd know the unit, and run it once, so that it follows the units of others from now on."""
+        """Let systemd know the unit and the drop-in, and run the unit once."""
         if self._running_systemd():
             self._host.run(["systemctl", "daemon-reload"])
             if not self._is_active():
                 self._host.run(["systemctl", "start", NAME])
 
     def remove(self) -> None:
-        """Disable the unit and take its file away, if it is there."""
-        known = self._host.read(PATH) is not None or os.path.islink(LINK)
-        if not known:
+        """Disable the unit and take its files away, if they are there."""
+        if not self.present():
             return
         if self._running_systemd():
             self._host.run(["systemctl", "stop", NAME], check=False)
         self._host.remove(LINK)
         self._host.remove(PATH)
+        self._remove(self._drop_ins())
         if self._running_systemd():
             self._host.run(["systemctl", "daemon-reload"])
             self._host.run(["systemctl", "reset-failed", NAME], check=False)
 
     def present(self) -> bool:
-        """Whether the unit or its link is there."""
-        return self._host.read(PATH) is not None or os.path.islink(LINK)
+        """Whether a file of the unit or its link is there."""
+        return self._host.read(PATH) is not None or os.path.islink(LINK) or bool(self._drop_ins())
 
     def _is_active(self) -> bool:
         return self._host.run(["systemctl", "is-active", "--quiet", NAME], check=False).rc == 0

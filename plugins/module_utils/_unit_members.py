@@ -124,13 +124,9 @@ After=portfence.service
 ExecCondition=+/bin/sh {SCRIPT} join %n
 ExecStopPost=-+/bin/sh {SCRIPT} leave %n
 """
-    if members:
+    if slices:
         names = " ".join(slices)
-        wanted = f"[Unit]\nWants={names}\nAfter={names}\n\n" if slices else ""
-        load = f"/bin/sh {SCRIPT} load"
-        texts[drop_in_path("portfence.service")] = (
-            f"{_HEADER}\n{wanted}[Service]\nExecStart=\nExecStart={load}\nExecReload=\nExecReload={load}\n"
-        )
+        texts[drop_in_path("portfence.service")] = f"{_HEADER}\n[Unit]\nWants={names}\nAfter={names}\n"
     return texts
 
 
