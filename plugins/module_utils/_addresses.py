@@ -33,20 +33,6 @@ def read_network(value: object) -> str:
     return text
 
 
-def read_pair(value: object, *, version: int) -> str:
-    """The network of a veth pair, with room for two ends. Raises ValueError with what is accepted."""
-    import ipaddress
-
-    accepted = f"accepted: an IPv{version} network for two ends, such as {'10.99.0.0/31' if version == 4 else 'fd00:99::/127'}"
-    try:
-        network = ipaddress.ip_network(value if isinstance(value, str) else "", strict=True)
-    except ValueError:
-        raise ValueError(accepted) from None
-    if network.version != version or network.num_addresses < 2:
-        raise ValueError(accepted)
-    return str(network)
-
-
 def read_address(value: object) -> str:
     """One address. Raises ValueError with what is accepted."""
     import ipaddress

@@ -10,7 +10,8 @@ A packet that leaves the host is treated in this order:
 3. Guard: a packet of anyone else with a port of an exclusive service is an intrusion.
 
 A packet that the host made belongs to the service of its socket's unit, class, user or group, the first of these that
-there is. A packet that the host forwards has no owner; it belongs to the service with its address, and is no intrusion.
+there is. A packet that the host forwards has no owner; it belongs to the service with its address, and is no intrusion. What comes
+from the namespace of a service was translated by the rules of that namespace (module network_namespace); here it is checked.
 
 TCP is looked at when a connection opens (SYN without ACK); other protocols per packet, in the direction of the
 connection that was opened.
@@ -19,12 +20,12 @@ connection that was opened.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._cgroups import UnitCgroup
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
-from ansible_collections.portfence.egress.plugins.module_utils._service import Log
+from ansible_collections.portfence.egress.plugins.module_utils._service import Log, Service
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,19 @@ def _comes_from(packet: Packet, rules: ServiceRules) -> bool:
     return any(address in ipaddress.ip_network(network) for network in rules.addresses)
 
 
+def _origin(service: Service) -> Dict[str, Any]:
+    """Where forwarded packets of a service come from: what it says, or the namespace that it has."""
+    if service.assignment != "namespace":
+        return {"addresses": service.addresses, "interface": service.interface}
+    from ansible_collections.portfence.egress.plugins.module_utils import _namespace  # few services need it
+
+    first = service.source_ports.ranges[0].low
+    given = service.namespace
+    networks = (given.ipv4 or _namespace.default_ipv4(first), given.ipv6 or _namespace.default_ipv6(first))
+    addresses = tuple(f"{_namespace.pair(network).inner}/{length}" for network, length in zip(networks, (32, 128)))
+    return {"addresses": addresses, "interface": _namespace.interface_of(service.name)}
+
+
 def build(resolved: Sequence[Resolved]) -> Ruleset:
     """The ruleset of all services of a host, sorted by name so that equal policies give equal text."""
     return Ruleset(
@@ -183,8 +197,7 @@ def build(resolved: Sequence[Resolved]) -> Ruleset:
                 allow_admin=item.service.allow_admin,
                 classid=item.service.classid,
                 units=item.units,
-                addresses=item.service.addresses,
-                interface=item.service.interface,
+                **_origin(item.service),
                 masquerade=item.service.masquerade,
             )
             for item in sorted(resolved, key=lambda item: item.service.name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils._addresses import read_address, read_network, read_pair
+from ansible_collections.portfence.egress.plugins.module_utils._addresses import read_address, read_network
 from ansible_collections.portfence.egress.plugins.module_utils._classid import parse_classid
 from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet, PortSyntaxError
@@ -258,13 +258,15 @@ class Reader:
             return Namespace()
         self.unknown_keys(value, NAMESPACE_KEYS, below="namespace")
         inner = {as_text(key): item for key, item in value.items() if item is not None}
-        pairs: Dict[str, Optional[str]] = {"ipv4": None, "ipv6": None}
-        for key in pairs:
+        pairs: Dict[str, str] = {}
+        for key in ("ipv4", "ipv6"):
             if key in inner:
+                from ansible_collections.portfence.egress.plugins.module_utils._namespace import pair_of  # few services need it
+
                 try:
-                    pairs[key] = read_pair(inner[key], version=int(key[-1]))
+                    pairs[key] = str(pair_of(inner[key], key).network)
                 except ValueError as error:
-                    self.wrong(f"namespace.{key}", f"found {shown(inner[key])}; {error}")
+                    self.wrong(f"namespace.{key}", str(error))
 
         def one(below: str, item: object) -> Optional[str]:
             try:
@@ -273,7 +275,7 @@ class Reader:
                 self.wrong(f"namespace.{below}", f"found {shown(item)}; {error}")
                 return None
 
-        return Namespace(ipv4=pairs["ipv4"], ipv6=pairs["ipv6"], dns=self.names(inner, "dns", one))
+        return Namespace(ipv4=pairs.get("ipv4"), ipv6=pairs.get("ipv6"), dns=self.names(inner, "dns", one))
 
     def protocols(self, given: Mapping[str, Any]) -> Tuple[str, ...]:
         def one(below: str, item: object) -> Optional[str]:

@@ -89,7 +89,7 @@ def mistakes(variables: Dict[Any, Any]) -> List[str]:
         ({"assignment": "namespace", "namespace": {"ip": 1}}, ".namespace.ip: unknown key; did you mean ipv6? accepted: ipv4, ipv6, dns"),
         (
             {"assignment": "namespace", "namespace": {"ipv4": "10.0.0.1/32"}},
-            ".namespace.ipv4: found '10.0.0.1/32'; accepted: an IPv4 network for two ends, such as 10.99.0.0/31",
+            ".namespace.ipv4: found '10.0.0.1/32', which has no room for two addresses; accepted: at most /31",
         ),
         (
             {"assignment": "namespace", "namespace": {"dns": ["10.0.0.1", "x"]}},
