@@ -22,6 +22,7 @@ the wire is enforced all the same:
   answers to, whoever translated it (``--ctrepldstport``).
 - A connection that opens is given its port by our rule, the first of its nat chain, and a connection is translated once: a
   rule of somebody else cannot move it out again. That is why services that choose a port themselves have a rule there, too.
+  Only a nat chain of nftables with a priority below 100 comes before it.
 - The guard sees the port that a program of another account chose, not what a rule of somebody else makes of it.
 
 There are no verdict maps: a packet that opens a connection passes every rule before its own, so its cost grows with the
@@ -175,12 +176,9 @@ def _check_rules(rules: ServiceRules) -> List[str]:
         settled = "-m conntrack --ctstatus CONFIRMED"
         lines.extend(f"{settled} --ctrepldstport {_colon(part)} -j RETURN" for part in rules.ports)
         lines.append(f"{settled} {breach}")
-        # Not true for what conntrack does not follow.
-        to_be_given = "-m conntrack ! --ctstatus CONFIRMED -j RETURN"
-        if set(rules.rewritten) == set(rules.protocols):
-            lines.append(to_be_given)
-        else:
-            lines.extend(f"-p {protocol} {to_be_given}" for protocol in rules.rewritten)
+        if rules.rewrite:
+            # Not true for what conntrack does not follow.
+            lines.append("-m conntrack ! --ctstatus CONFIRMED -j RETURN")
         lines.extend(_inside(rules, tracked))
     return [*lines, breach]
 
@@ -226,7 +224,6 @@ def _zones(ruleset: Ruleset) -> Chains:
         CHAIN: [
             "-p tcp -j RETURN",
             "-o lo -j RETURN",
-            # Of a service, all of these protocols are translated, or none.
             *_owners(ruleset.services, "zone", only=zoned, protocols=PROTOCOLS[1:]),
         ]
     }
@@ -252,8 +249,6 @@ def _refusal(ruleset: Ruleset, family: int, counted: Collection[str]) -> Chains:
     for rules in services:
         chains[_chain("refuse", rules)] = [
             *_spared(rules),
-            # The port of what is translated later is not final here.
-            *(f"-p {protocol} -j RETURN" for protocol in rules.rewritten),
             *_inside(rules, rules.refused),
             _log(rules, "violations"),
             f"-j {_chain('violations', rules)}",
