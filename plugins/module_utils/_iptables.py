@@ -22,6 +22,7 @@ the wire is enforced all the same:
   answers to, whoever translated it (``--ctrepldstport``).
 - A connection that opens is given its port by our rule, the first of its nat chain, and a connection is translated once: a
   rule of somebody else cannot move it out again. That is why services that choose a port themselves have a rule there, too.
+  Only a nat chain of nftables with a priority below 100 comes before it.
 - The guard sees the port that a program of another account chose, not what a rule of somebody else makes of it.
 
 There are no verdict maps: a packet that opens a connection passes every rule before its own, so its cost grows with the
@@ -107,20 +108,19 @@ def unsupported(ruleset: Ruleset) -> List[Tuple[str, str, str]]:
         if rules.units:
             message = f"found {rules.units[0].unit}; iptables matches a cgroup as it was when the rule was loaded, not the one that"
             found.append((rules.name, "unit", f"{message} a unit gets when it starts again; accepted with iptables: user, group, classid"))
-        if rules.classid is not None or rules.addresses:
-            key = "addresses" if rules.addresses else "classid"
-            found.append((rules.name, key, f"{key} is not known to the backend iptables; accepted with iptables: user, group"))
-        if rules.rewrite:
-            found.extend(
-                (
-                    rules.name,
-                    "protocols",
-                    f"found {protocol} with assignment rewrite; iptables can't give ports to {protocol};"
-                    " accepted with the backend iptables: assignment app, or without this protocol",
-                )
-                for protocol in rules.protocols
-                if protocol not in NAT_PROTOCOLS
+        if rules.addresses:
+            message = f"found {', '.join(rules.addresses)}; the backend iptables can't fence what the host forwards; accepted with iptables:"
+            found.append((rules.name, "addresses", f"{message} user, group, classid"))
+        found.extend(
+            (
+                rules.name,
+                "protocols",
+                f"found {protocol} with assignment {rules.assignment}; iptables can't give ports to {protocol};"
+                " accepted with the backend iptables: assignment app, or without this protocol",
             )
+            for protocol in rules.rewritten
+            if protocol not in NAT_PROTOCOLS
+        )
         if rules.log.prefix is not None and len(rules.log.prefix) > PREFIX_BYTES["iptables"]:
             limit = PREFIX_BYTES["iptables"]
             found.append(
@@ -201,11 +201,11 @@ def _assign_rules(rules: ServiceRules) -> List[str]:
     for protocol in rules.protocols:
         if protocol not in NAT_PROTOCOLS:
             continue
-        if len(parts) > 1 or not rules.rewrite:
+        if len(parts) > 1 or protocol not in rules.rewritten:
             lines.extend(
                 f"-p {protocol} -m multiport --sports {_colon(part)} -j SNAT --to-source :{part}" for part in parts
             )
-        if not rules.rewrite:
+        if protocol not in rules.rewritten:
             continue
         left = rules.ports.size
         for part in parts[:-1]:
@@ -217,7 +217,7 @@ def _assign_rules(rules: ServiceRules) -> List[str]:
 
 
 def _zones(ruleset: Ruleset) -> Chains:
-    zoned = {rules.name for rules in ruleset.services if rules.rewrite and set(rules.protocols) != {"tcp"}}
+    zoned = {rules.name for rules in ruleset.services if set(rules.rewritten) - {"tcp"}}
     if not zoned:
         return {}
     chains: Chains = {
@@ -249,7 +249,7 @@ def _refusal(ruleset: Ruleset, family: int, counted: Collection[str]) -> Chains:
     for rules in services:
         chains[_chain("refuse", rules)] = [
             *_spared(rules),
-            *_inside(rules, rules.protocols),
+            *_inside(rules, rules.refused),
             _log(rules, "violations"),
             f"-j {_chain('violations', rules)}",
             "-p tcp -j REJECT --reject-with tcp-reset",
@@ -260,9 +260,14 @@ def _refusal(ruleset: Ruleset, family: int, counted: Collection[str]) -> Chains:
 
 
 def _concerned(services: Sequence[ServiceRules], names: Collection[str]) -> List[ServiceRules]:
-    """The services with these names, and those whose users must be kept from the groups of them: the user decides first."""
-    by_group = any(rules.gids for rules in services if rules.name in names)
-    return [rules for rules in services if rules.name in names or (by_group and rules.uids)]
+    """The services with these names, and those that a packet of theirs may belong to in the first place."""
+    last = max((_rank(rules) for rules in services if rules.name in names), default=0)
+    return [rules for rules in services if rules.name in names or _rank(rules) < last]
+
+
+def _rank(rules: ServiceRules) -> int:
+    """Class, user and group decide in this order."""
+    return 0 if rules.classid is not None else 1 if rules.uids else 2
 
 
 def _dispatch(chains: Chains, services: Sequence[ServiceRules], rules_of: Callable[[Sequence[ServiceRules]], List[str]]) -> None:
@@ -285,16 +290,23 @@ def _owners(
     if only is not None:
         services = _concerned(services, only)
     lines = []
-    for key in ("uid", "gid"):
+    for rank in range(3):
         for rules in services:
             verdict = f"-g {_chain(kind, rules)}" if only is None or rules.name in only else "-j RETURN"
             lines.extend(
-                f"-p {protocol} -m owner --{key}-owner {number} {verdict}"
-                for number in (rules.uids if key == "uid" else rules.gids)
+                f"-p {protocol} {match} {verdict}"
+                for match in _matches(rules, rank)
                 for protocol in rules.protocols
                 if protocol in protocols
             )
     return lines
+
+
+def _matches(rules: ServiceRules, rank: int) -> List[str]:
+    if rank == 0:
+        return [] if rules.classid is None else [f"-m cgroup --cgroup {rules.classid}"]
+    ids, key = ((rules.uids, "uid"), (rules.gids, "gid"))[rank - 1]
+    return [f"-m owner --{key}-owner {number}" for number in ids]
 
 
 def _guards(services: Sequence[ServiceRules]) -> List[str]:

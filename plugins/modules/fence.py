@@ -65,7 +65,10 @@ options:
         number of services there.
       - V(iptables) has no table behind the address translation. It judges services by the port on the wire, because its own
         rule is the first to translate them, which leaves translation rules of others without effect on the connections of
-        services. It judges other accounts by the port that their program chose.
+        services. It judges other accounts by the port that their program chose. Nothing holds it against a nat chain of nftables
+        with a priority below 100.
+      - V(iptables) knows neither O(services[].unit) nor O(services[].addresses), gives no ports to C(dccp) and C(udplite), and takes a
+        log prefix of at most 29 bytes. Whatever it can't express is an error that names the service and the key.
     type: str
     choices: [auto, nftables, iptables]
     default: auto

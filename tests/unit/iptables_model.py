@@ -122,7 +122,7 @@ def _match(walk: _Walk, rule: List[str]) -> Tuple[Optional[str], bool, Dict[str,
             inverted = True
             continue
         if word == "-m":
-            assert words.pop(0) in ("tcp", "owner", "multiport", "conntrack", "comment", "limit", "statistic"), rule
+            assert words.pop(0) in ("tcp", "owner", "multiport", "conntrack", "comment", "limit", "statistic", "cgroup"), rule
             continue
         if word in ("--log-uid",):
             continue
