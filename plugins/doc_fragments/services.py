@@ -103,6 +103,12 @@ options:
           - With V(false), each socket has a port of its own, and keeps it for as long as TCP holds it in TIME_WAIT.
           - Defaults to V(false). Only with O(services[].assignment=bpf) and O(services[].assignment=auto).
         type: raw
+      listen_ports:
+        description:
+          - Ports that the units of the service listen on, such as V(4317), a range or a list, empty for none.
+          - Where it is given, systemd keeps the units from binding to any other port than these and O(services[].source_ports)
+            (C(SocketBindAllow=), systemd 249 or newer). Only with O(services[].unit) and O(services[].assignment=app).
+        type: raw
       namespace:
         description:
           - A mapping of C(ipv4), C(ipv6) (networks of the veth pair, of which the host has the first address and the namespace the second)

@@ -191,7 +191,7 @@ class FenceOfHost:
                 )
             return steps
         steps.members = plan.members
-        steps.units = self._units.plan(plan.members, outcome.changes)
+        steps.units = self._units.plan(plan.members, [item.service for item in target.values()], outcome.changes)
         if self._host.read(self._backend.boot.file) != plan.text:
             steps.fence_file = plan.text
             outcome.changes.append(f"write {self._backend.boot.file}")
@@ -240,7 +240,7 @@ class FenceOfHost:
         if steps.remove_fences:
             outcome.changes.append("remove the fence from the kernel")
         if request.persist:
-            steps.units = self._units.plan((), outcome.changes)
+            steps.units = self._units.plan((), (), outcome.changes)
             steps.remove_files = True
             if self._unit.present():
                 outcome.changes.append("remove portfence.service")

@@ -28,6 +28,7 @@ def service_options() -> Dict[str, Any]:
         "protocols": {"type": "raw"},
         "assignment": {"type": "str"},
         "share_ports": {"type": "raw"},
+        "listen_ports": {"type": "raw"},
         "namespace": {"type": "raw"},
         "on_violation": {"type": "str"},
         "exclusive": {"type": "raw"},

@@ -32,6 +32,7 @@ KEYS = (
     "protocols",
     "assignment",
     "share_ports",
+    "listen_ports",
     "namespace",
     "on_violation",
     "exclusive",
@@ -82,6 +83,7 @@ class Service:
 
     :ivar units: names of systemd units, each with its suffix.
     :ivar addresses: networks in CIDR notation, each as short as its family's library writes it.
+    :ivar listen_ports: ports that its units may bind to beside the source ports; None where they may bind to any.
     :ivar interface: the interface where forwarded traffic of these addresses comes in; None for any.
     """
 
@@ -97,6 +99,7 @@ class Service:
     protocols: Tuple[str, ...] = ("tcp", "udp")
     assignment: str = "rewrite"
     share_ports: bool = False
+    listen_ports: Optional[PortSet] = None
     namespace: Namespace = Namespace()
     on_violation: str = "drop"
     exclusive: bool = True
@@ -145,6 +148,8 @@ class Service:
             data["masquerade"] = self.masquerade
         if self.assignment in ("bpf", "auto"):
             data["share_ports"] = self.share_ports
+        if self.listen_ports is not None:
+            data["listen_ports"] = [str(part) for part in self.listen_ports]
         for key, value in (("interface", self.interface), ("namespace", self.namespace.to_dict() or None), ("uid", self.uid)):
             if value is not None:
                 data[key] = value

@@ -102,6 +102,7 @@ class Reader:
             protocols=self.protocols(given),
             assignment=assignment,
             share_ports=self.flag(given, "share_ports", False),
+            listen_ports=self.listen_ports(given),
             namespace=self.namespace(given),
             on_violation=self.choice(given, "on_violation", ON_VIOLATION, "drop"),
             exclusive=exclusive,
@@ -135,6 +136,7 @@ class Reader:
             ("interface", selector == "addresses", "with addresses"),
             ("masquerade", selector == "addresses", "with addresses"),
             ("share_ports", assignment in ("bpf", "auto"), "with assignment bpf or auto"),
+            ("listen_ports", assignment == "app" and selector == "unit", "with the selector unit and assignment app"),
             ("namespace", assignment == "namespace", "with assignment namespace"),
         ):
             if key in given and not fits:
@@ -177,11 +179,19 @@ class Reader:
         if "source_ports" not in given:
             self.wrong("source_ports", "missing; accepted: a port 50000, a range 50000-51000, or a list of them")
             return PortSet()
+        return self.port_set("source_ports", given["source_ports"])
+
+    def listen_ports(self, given: Mapping[str, Any]) -> Optional[PortSet]:
+        if "listen_ports" not in given:
+            return None
+        return PortSet() if given["listen_ports"] in ([], ()) else self.port_set("listen_ports", given["listen_ports"])
+
+    def port_set(self, key: str, value: object) -> PortSet:
         try:
-            return PortSet.parse(given["source_ports"])
+            return PortSet.parse(value)
         except PortSyntaxError as error:
             for below, text in error.mistakes:
-                self.wrong(f"source_ports{below}", text)
+                self.wrong(f"{key}{below}", text)
             return PortSet()
 
     def names(self, given: Mapping[str, Any], key: str, one: Callable[[str, object], Optional[str]]) -> Tuple[str, ...]:

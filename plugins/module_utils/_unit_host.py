@@ -15,6 +15,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._cgroups import U
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
+from ansible_collections.portfence.egress.plugins.module_utils._service import Service
 from ansible_collections.portfence.egress.plugins.module_utils._store import FENCE_FILE
 from ansible_collections.portfence.egress.plugins.module_utils._unit_members import (
     CGROUPS,
@@ -26,6 +27,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._unit_members imp
     list_text,
     script_text,
     slices_of,
+    socket_bind,
 )
 
 def is_booted() -> bool:
@@ -97,9 +99,9 @@ class UnitsOfHost:
         """Take the file of the lock away. Only for one who holds it, when no unit joins any more."""
         self._host.remove(LOCK)
 
-    def plan(self, members: Sequence[Member], changes: List[str]) -> UnitSteps:
+    def plan(self, members: Sequence[Member], services: Sequence[Service], changes: List[str]) -> UnitSteps:
         """Compare with what is there, and say in words what has to be done."""
-        wanted = drop_ins(members)
+        wanted = drop_ins(members, {unit: socket_bind(service) for service in services for unit in service.units})
         if members:
             wanted[SCRIPT] = script_text(nft=self._host.program("nft", package="nftables"), fence_file=FENCE_FILE)
             wanted[LIST] = list_text(members)

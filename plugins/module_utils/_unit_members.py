@@ -16,9 +16,10 @@ A slice has no commands. It is started with the fence and can't be stopped by ha
 
 from __future__ import annotations
 
-from typing import Dict, Sequence, Tuple
+from typing import Dict, Mapping, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
+from ansible_collections.portfence.egress.plugins.module_utils._service import Service
 
 SCRIPT = "/etc/portfence/units.sh"
 LIST = "/etc/portfence/units.list"
@@ -106,14 +107,18 @@ def _pattern(member: Member) -> str:
     return unit.replace("@.service", "@?*.service") if member.place.is_template else unit
 
 
-def drop_ins(members: Sequence[Member]) -> Dict[str, str]:
-    """Path to text of every drop-in."""
+def drop_ins(members: Sequence[Member], walls: Mapping[str, str]) -> Dict[str, str]:
+    """Path to text of every drop-in.
+
+    :param walls: unit to further settings of its section, see :func:`socket_bind`.
+    """
     texts: Dict[str, str] = {}
     slices = []
     for unit in sorted({member.place.unit for member in members}):
         if unit.endswith(".slice"):
             slices.append(unit)
-            texts[drop_in_path(unit)] = f"{_HEADER}\n[Unit]\nRefuseManualStop=yes\n"
+            wall = f"\n[Slice]\n{walls[unit]}" if unit in walls else ""
+            texts[drop_in_path(unit)] = f"{_HEADER}\n[Unit]\nRefuseManualStop=yes\n{wall}"
         else:
             texts[drop_in_path(unit)] = f"""{_HEADER}
 [Unit]
@@ -123,7 +128,7 @@ After=portfence.service
 [Service]
 ExecCondition=+/bin/sh {SCRIPT} join %n
 ExecStopPost=-+/bin/sh {SCRIPT} leave %n
-"""
+{walls.get(unit, "")}"""
     if slices:
         names = " ".join(slices)
         texts[drop_in_path("portfence.service")] = f"{_HEADER}\n[Unit]\nWants={names}\nAfter={names}\n"
@@ -133,6 +138,14 @@ ExecStopPost=-+/bin/sh {SCRIPT} leave %n
 def drop_in_path(unit: str) -> str:
     """Where the drop-in of a unit is."""
     return f"/etc/systemd/system/{unit}.d/{DROP_IN}"
+
+
+def socket_bind(service: Service) -> str:
+    """Settings that keep a unit from binding to any port but its own (systemd.resource-control(5), SocketBindAllow=, 249)."""
+    if service.listen_ports is None:
+        return ""
+    allowed = service.source_ports | service.listen_ports
+    return "".join(f"SocketBindAllow={part}\n" for part in allowed) + "SocketBindDeny=any\n"
 
 
 def slices_of(members: Sequence[Member]) -> Tuple[str, ...]:

@@ -47,6 +47,7 @@ def test_a_service_as_plain_data_has_the_keys_of_the_schema() -> None:
     given = [
         {**base, "name": "a", "uid": 5, "assignment": "bpf"},
         {**base, "name": "b", "classid": "10:1", "assignment": "namespace", "namespace": {"dns": "10.1.1.1"}},
+        {**base, "name": "d", "unit": "d", "assignment": "app", "listen_ports": []},
         {**base, "name": "c", "addresses": "10.1.0.0/16", "interface": "br0"},
     ]
     written = [item.service.to_dict() for item in parse_list(given)]
@@ -115,7 +116,7 @@ def test_the_readme_has_every_key_and_choice() -> None:
 def test_defaults_in_the_readme_are_those_of_a_service() -> None:
     default = Service(name="a")
     for key, (shown, _meaning) in readme_table().items():
-        if key in ("source_ports", "interface", "namespace", "uid", *_service.SELECTORS):
+        if key in ("source_ports", "listen_ports", "interface", "namespace", "uid", *_service.SELECTORS):
             continue
         value = yaml.safe_load(shown.strip("`"))
         wanted = {"level": default.log.level, "rate": default.log.rate} if key == "log" else getattr(default, key)

@@ -14,7 +14,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._policy import pa
 
 KEYS = (
     "source_ports, user, group, classid, unit, addresses, interface, masquerade, protocols, assignment, share_ports,"
-    " namespace, on_violation, exclusive, loopback, log, state, uid, manage_account, allow_admin"
+    " listen_ports, namespace, on_violation, exclusive, loopback, log, state, uid, manage_account, allow_admin"
 )
 PORTS = "a port 50000, a range 50000-51000, or a list of them"
 NAMES = "1 to 32 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
@@ -84,6 +84,11 @@ def mistakes(variables: Dict[Any, Any]) -> List[str]:
         ({"addresses": "::1", "assignment": "bpf"}, ".assignment: found bpf with the selector addresses; accepted there: rewrite, app, auto"),
         ({"group": "a", "assignment": "bpf"}, ".assignment: found bpf with the selector group; accepted there: rewrite, app, host, namespace, auto"),
         ({"share_ports": True}, ".share_ports: accepted only with assignment bpf or auto"),
+        ({"listen_ports": []}, ".listen_ports: accepted only with the selector unit and assignment app"),
+        (
+            {"unit": "a", "assignment": "app", "listen_ports": [1, "x"]},
+            f".listen_ports[1]: found 'x'; accepted: {PORTS}",
+        ),
         ({"namespace": {}}, ".namespace: accepted only with assignment namespace"),
         ({"assignment": "namespace", "namespace": []}, ".namespace: found a list; accepted: a mapping with ipv4, ipv6, dns"),
         ({"assignment": "namespace", "namespace": {"ip": 1}}, ".namespace.ip: unknown key; did you mean ipv6? accepted: ipv4, ipv6, dns"),
