@@ -175,11 +175,17 @@ def _unhex(numbers: Sequence[str]) -> bytes:
 
 
 def parse_outputs(text: str) -> List[Any]:
-    """What each command of ``bpftool -j batch`` printed. Raises PortFenceError."""
+    """What each command of ``bpftool -j batch`` printed, up to the first that failed. Raises PortFenceError.
+
+    The exit status says nothing: some versions of bpftool (7.1 among them) take an errno that some successful command left for an error in
+    reading their commands, and add that to the list.
+    """
     try:
-        return [item["output"] for item in json.loads(text)]
-    except (ValueError, KeyError, TypeError) as error:
+        outputs = [item["output"] for item in json.loads(text) if "output" in item]
+    except (ValueError, TypeError) as error:
         raise PortFenceError(f"bpftool -j batch printed something else than results: {text[:200]!r}") from error
+    failed = (index for index, output in enumerate(outputs) if isinstance(output, dict) and "error" in output)
+    return outputs[: next(failed, len(outputs))]
 
 
 def parse_attached(text: str, names: Mapping[str, str]) -> List[Tuple[str, int]]:

@@ -280,9 +280,9 @@ class BpfOfHost:
         commands = [f"prog show pinned {PINS}/{hook}" for hook in HOOKS.values()]
         commands.extend(f"map dump pinned {MAPS}/{name}" for name in _bpf.NAMES)
         result = self._host.run([self._bpftool(), "-j", "batch", "file", "-"], data=_text(commands), check=False)
-        if result.rc != 0:
-            return _bpf.Maps(), False
         outputs = _bpf.parse_outputs(result.out)
+        if len(outputs) != len(commands):
+            return _bpf.Maps(), False
         maps = _bpf.Maps(**dict(zip(_bpf.NAMES, map(_bpf.parse_dump, outputs[len(HOOKS) :]))))
         pinned = {HOOKS.get(program.get("name")): program for program in outputs[: len(HOOKS)]}
         shown = self._host.run([self._bpftool(), "-j", "cgroup", "show", cgroup]).out

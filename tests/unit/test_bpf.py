@@ -160,6 +160,15 @@ def test_dumps_that_are_none(dump: Any) -> None:
         _bpf.parse_dump(dump)
 
 
+def test_outputs_of_a_batch() -> None:
+    """Up to the command that failed; what bpftool says about the batch itself is none."""
+    good = '{"command":["map"],"output":[]}'
+    assert _bpf.parse_outputs(f'[{good},{{"error":"reading batch file failed: Bad file descriptor"}}]') == [[]]
+    assert _bpf.parse_outputs(f'[{good},{{"command":["prog"],"output":{{"error":"no such file"}}}}]') == [[]]
+    with pytest.raises(PortFenceError, match="something else"):
+        _bpf.parse_outputs("Error")
+
+
 def test_attached() -> None:
     """Ours by name, whatever the version calls the hooks; an empty line is an empty list."""
     assert _bpf.parse_attached("\n", HOOKS) == []
