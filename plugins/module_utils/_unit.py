@@ -26,6 +26,7 @@ PATH = f"{FOLDER}/{NAME}"
 WANTS = f"{FOLDER}/sysinit.target.wants"
 LINK = f"{WANTS}/{NAME}"
 DROP_IN = "portfence.conf"
+_WITHOUT_RELOAD = ("netfilter-persistent.service",)
 _HEADER = "# Written by the Ansible collection portfence.egress. Changes are overwritten.\n"
 
 
@@ -62,13 +63,16 @@ def drop_in_path(unit: str) -> str:
     return f"{FOLDER}/{unit}.d/{DROP_IN}"
 
 
-def drop_in_text(boot: Boot) -> str:
-    """The drop-in of a unit that may flush the fence. A failure of ours does not become one of theirs."""
+def drop_in_text(boot: Boot, unit: str) -> str:
+    """The drop-in of a unit that may flush the fence. A failure of ours does not become one of theirs.
+
+    A unit that can't reload does not learn it from us: ``systemctl reload-or-restart`` would no longer restart it.
+    """
+    reload = "" if unit in _WITHOUT_RELOAD else f"ExecReload=-{boot.command}\n"
     return f"""{_HEADER}
 [Service]
 ExecStartPost=-{boot.command}
-ExecReload=-{boot.command}
-ExecStopPost=-{boot.command}
+{reload}ExecStopPost=-{boot.command}
 """
 
 
@@ -77,7 +81,7 @@ class Unit:
 
     def __init__(self, *, host: Host, boot: Boot) -> None:
         self._host = host
-        self._texts = {PATH: unit_text(boot), **{drop_in_path(unit): drop_in_text(boot) for unit in boot.follows}}
+        self._texts = {PATH: unit_text(boot), **{drop_in_path(unit): drop_in_text(boot, unit) for unit in boot.follows}}
 
     def check_owner(self) -> None:
         """Raises HostError when somebody else wrote a unit of our name."""

@@ -59,3 +59,12 @@ def test_a_drop_in_of_somebody_else_stays(lab: Lab) -> None:
     fence(lab)
     assert not lab.module("fence", state="absent", purge=True).get("failed")
     assert lab.run(["ls", folder]).out == "theirs.conf\n"
+
+
+def test_a_unit_that_can_not_reload_does_not_learn_it(lab: Lab) -> None:
+    service = {"name": "myapp", "user": str(MYAPP), "source_ports": "50000-50999"}
+    assert not lab.module("fence", services=[service], backend="iptables").get("failed")
+    for unit, reloads in (("netfilter-persistent", False), ("iptables", True), ("nftables", True)):
+        text = lab.run(["cat", f"/etc/systemd/system/{unit}.service.d/portfence.conf"]).out
+        assert ("ExecReload=" in text) == reloads
+        assert "ExecStartPost=" in text and "ExecStopPost=" in text
