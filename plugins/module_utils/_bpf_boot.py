@@ -23,8 +23,8 @@ BPFFS = "/sys/fs/bpf"
 PINS = f"{BPFFS}/portfence"
 MAPS = f"{PINS}/maps"
 NEW_MAPS = f"{BPFFS}/portfence_new/maps"
-OBJECT_NAME, BATCH_NAME = "bpf.o", "bpf.batch"
-SCRIPT_PATH = f"{BASE}/bpf-load"
+OBJECT_NAME, BATCH_NAME, SCRIPT_NAME = "bpf.o", "bpf.batch", "bpf-load"
+SCRIPT_PATH = f"{BASE}/{SCRIPT_NAME}"
 # Name of a program in the kernel, 15 bytes at most → its hook, as bpftool calls it and as it is pinned.
 HOOKS = {
     "portfence_conn4": "connect4",

@@ -12,7 +12,7 @@ import base64
 import json
 import os
 from dataclasses import dataclass, field, replace
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ansible_collections.portfence.egress.plugins.module_utils import _bpf
 from ansible_collections.portfence.egress.plugins.module_utils._bpf_boot import (
@@ -25,6 +25,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._bpf_boot import 
     OBJECT_NAME,
     PINS,
     SCRIPT,
+    SCRIPT_NAME,
     SCRIPT_PATH,
     BpfUnit,
     drop_ins,
@@ -116,7 +117,7 @@ class BpfOfHost:
             # First, so that a boot gives all of it or nothing.
             BpfUnit(host=self._host, cgroup=plan.cgroup).remove()
         if plan.unload:
-            self._host.run(["/bin/sh", "-c", SCRIPT, "bpf-load", "unload", plan.cgroup])
+            self._script("unload", plan.cgroup)
         if plan.load is not None:
             with self._host.lock(path=LOCK):
                 self._load(plan.load, plan.served, plan.cgroup)
@@ -294,14 +295,20 @@ class BpfOfHost:
         # A unit that has started since the plan was made is in the old maps alone.
         now = _bpf.maps_of(served, cgroups=self._cgroups(served, cgroup)).by_cgroup
         batch = _bpf.fill(replace(wanted, by_cgroup=now), folder=NEW_MAPS)
+        files = {OBJECT_NAME: bpf_object(), BATCH_NAME: _text(batch)}
+        self._script("load", RUN, cgroup, files=files)
+
+    def _script(self, *args: str, files: Optional[Mapping[str, Union[str, bytes]]] = None) -> None:
+        """Run the script that boot runs, which need not have one; its files are gone afterwards."""
+        written = {SCRIPT_NAME: SCRIPT, **(files or {})}
         self._host.make_directory(RUN)
         try:
-            self._host.write(f"{RUN}/{OBJECT_NAME}", bpf_object())
-            self._host.write(f"{RUN}/{BATCH_NAME}", _text(batch))
-            self._host.run(["/bin/sh", "-c", SCRIPT, "bpf-load", "load", RUN, cgroup])
+            for name, content in written.items():
+                self._host.write(f"{RUN}/{name}", content)
+            self._host.run(["/bin/sh", f"{RUN}/{SCRIPT_NAME}", *args])
         finally:
-            self._host.remove(f"{RUN}/{OBJECT_NAME}")
-            self._host.remove(f"{RUN}/{BATCH_NAME}")
+            for name in written:
+                self._host.remove(f"{RUN}/{name}")
             self._host.remove_directory(RUN)
 
 
