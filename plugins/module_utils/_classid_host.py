@@ -213,6 +213,8 @@ class Cgroups:
     def _remove(self, plan: Plan) -> None:
         for name in plan.remove:
             self._remove_cgroup(name)
+        if not plan.after:
+            _rmdir(PARENT)
         if plan.unmount:
             self._unmount()
         gone = [path for path, text in plan.files.items() if text is None]

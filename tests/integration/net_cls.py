@@ -8,9 +8,9 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
-from lab import Lab, LabError, Result
+from lab import Lab, LabError
 from lab_keeper import PATH, PORT
 
 MOUNT = "/run/portfence/net_cls"
@@ -124,12 +124,11 @@ class NetClsLab(Lab):
             self._holder = None
             self._folder.cleanup()
 
-    def reboot(self, *, check: bool = True) -> List[Result]:
-        """Lose the cgroups as well."""
-        results = super().reboot(check=check)
+    def power_on(self) -> None:
+        """A boot finds no cgroups."""
+        super().power_on()
         self._drop_root()
         self._new_root()
-        return results
 
 
 def controllers() -> str:
