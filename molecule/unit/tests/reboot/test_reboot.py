@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 from testinfra.host import Host
 
 
@@ -13,4 +16,13 @@ def test_the_fence_is_loaded(host: Host) -> None:
     assert host.service("portfence.service").is_running
     assert "batch.slice" in host.check_output("nft list map inet portfence marked_units_1")
     assert host.check_output("systemctl --failed --no-legend") == ""
-    host.check_output("systemctl start myapp.service")
+
+
+def test_a_unit_that_comes_with_the_boot_is_fenced_from_its_first_packet(host: Host) -> None:
+    """Its first program has run when the host is up, or soon after."""
+    end = time.monotonic() + 60
+    while not (file := host.file("/run/asked/first")).exists:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    seen = [json.loads(line)["seen"] for line in file.content_string.splitlines()]
+    assert len(seen) == 4 and set(seen) <= set(range(50000, 51000))
