@@ -246,7 +246,7 @@ inside ip link set {INNER} up
 
 def _wait(namespace: Namespace, families: Sequence[str]) -> str:
     """Both ends are in use only when the kernel says so: of an IPv6 address it notes in the background that it is its own."""
-    tests = [f'ip link show "$near" | grep -q "state UP"', f'inside ip link show {INNER} | grep -q "state UP"']
+    tests = ['ip link show "$near" | grep -q "state UP"', f'inside ip link show {INNER} | grep -q "state UP"']
     for family in families:
         ends = namespace.pairs[family]
         tests.append(f"ip -{family[-1]} route get {ends.host} | grep -q ^local")
