@@ -90,7 +90,10 @@ def test_pair(network: str, expected: Pair) -> None:
     assert str(pair(network).network) == network
 
 
-@pytest.mark.parametrize("network", ["10.0.0.0", "10.0.0.1/31", "10.0.0.0/32", "fd00::/128", "224.0.0.0/30", "127.0.0.0/8", "fe80::/64", "x/31", "", "10.0.0.0/33"])
+@pytest.mark.parametrize(
+    "network",
+    ["10.0.0.0", "10.0.0.1/31", "10.0.0.0/32", "fd00::/128", "224.0.0.0/30", "127.0.0.0/8", "fe80::/64", "x/31", "", "10.0.0.0/33"],
+)
 def test_networks_that_are_no_pair(network: str) -> None:
     with pytest.raises(ValueError, match="found .*(accepted|no router)"):
         pair(network)

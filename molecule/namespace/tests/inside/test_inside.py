@@ -10,6 +10,7 @@ from client import RANGE, ask, is_inside, seen
 from testhost import WAYS
 from testinfra.host import Host
 
+
 def test_client_is_inside(host: Host) -> None:
     """The unmodified program has a port of its service, as the peer sees it."""
     assert is_inside(host)
