@@ -70,5 +70,3 @@ def _block(table: str, *, now: Part, then: Part) -> str:
 
 def _counts(chain: str) -> bool:
     return any(chain.startswith(f"pf-{event}-") for event in EVENTS)
-
-

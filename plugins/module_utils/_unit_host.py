@@ -30,6 +30,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._unit_members imp
     socket_bind,
 )
 
+
 def is_booted() -> bool:
     """Whether systemd runs here; see sd_booted(3)."""
     return os.path.isdir("/run/systemd/system")

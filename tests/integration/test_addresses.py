@@ -156,7 +156,8 @@ def test_only_what_comes_in_by_the_interface(host: Lab, way: tuple[str, int]) ->
 def test_others_are_left_alone(host: Lab, way: tuple[str, int]) -> None:
     """Another container, the host itself from the address of the bridge, and whatever does not leave the network."""
     host.run(["sh", "-ec", DOCKER])
-    fence(host, {**SERVICE, "addresses": ["172.17.0.2", "fd00:17::2"]}, {"name": "bridge", "source_ports": "51000-51099", "addresses": ["172.17.0.1", "fd00:17::1"]})
+    bridge = {"name": "bridge", "source_ports": "51000-51099", "addresses": ["172.17.0.1", "fd00:17::1"]}
+    fence(host, {**SERVICE, "addresses": ["172.17.0.2", "fd00:17::2"]}, bridge)
     protocol, family = way
     port = next(FRESH_PORTS)
     assert connect(host, way, box="box3", bind=port).port == port

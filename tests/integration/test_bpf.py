@@ -100,7 +100,7 @@ def test_an_address_without_a_port_is_kept(lab: BpfLab) -> None:
     lab.run(["ip", "address", "add", "192.0.2.77/24", "dev", "eth0"])
     fence(lab)
     (answer,) = lab.client(job(to=PEER4, bind=["192.0.2.77", 0], address_only=True), uid=UID)
-    assert answer["error"] is None and answer["seen"] == answer["local"] in INSIDE
+    assert answer["error"] is None and answer["seen"] == answer["local"] and answer["seen"] in INSIDE
     assert {packet.source for packet in lab.peer.packets() if packet.protocol == TCP} == {"192.0.2.77"}
 
 
@@ -167,7 +167,7 @@ def test_auto_leaves_servers_alone(lab: BpfLab) -> None:
     plain, listening, bound = lab.client(
         job(to=PEER4), job(bind=["0.0.0.0", 8080], listen=True), job(bind=["0.0.0.0", 60001], to=PEER4), uid=UID
     )
-    assert plain["seen"] == plain["local"] in INSIDE
+    assert plain["seen"] == plain["local"] and plain["seen"] in INSIDE
     assert (listening["local"], listening["error"]) == (8080, None)
     assert bound["local"] == 60001 and bound["seen"] in INSIDE
 

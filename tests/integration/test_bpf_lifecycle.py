@@ -60,7 +60,7 @@ def exist(lab: BpfLab, *paths: str) -> List[str]:
 def port(lab: BpfLab, uid: int = UID) -> Any:
     """The port of an unmodified program when the socket and the peer agree about it; or else both, or the error."""
     (answer,) = lab.client(job(to=PEER4), uid=uid)
-    return answer["seen"] if answer["local"] == answer["seen"] is not None else answer
+    return answer["seen"] if answer["seen"] is not None and answer["local"] == answer["seen"] else answer
 
 
 def replace_bpftool(lab: BpfLab, script: str) -> None:

@@ -77,7 +77,10 @@ def mistakes(variables: Dict[Any, Any]) -> List[str]:
         ({"addresses": ["::1", "10.1.1.1/8"]}, ".addresses[1]: found '10.1.1.1/8'; it has host bits set; write 10.0.0.0/8, or the address alone"),
         ({"addresses": "::/0"}, f".addresses: found '::/0'; it is every address; accepted: {NETWORKS}"),
         ({"addresses": 5}, f".addresses: found 5; accepted: {NETWORKS}"),
-        ({"addresses": "::1", "interface": "a b"}, ".interface: found 'a b'; accepted: the name of a network interface, 1 to 15 letters, digits, '_', '.', '-' or '@'"),
+        (
+            {"addresses": "::1", "interface": "a b"},
+            ".interface: found 'a b'; accepted: the name of a network interface, 1 to 15 letters, digits, '_', '.', '-' or '@'",
+        ),
         ({"interface": "br0"}, ".interface: accepted only with addresses"),
         ({"masquerade": False}, ".masquerade: accepted only with addresses"),
         ({"addresses": "::1", "loopback": True}, ".loopback: found true with addresses; traffic that is forwarded is never on the loopback interface"),
