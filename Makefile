@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check integration molecule test build clean
+.PHONY: help setup demo check integration molecule coexist test build clean
 
 CHECKS := tree lint bpf sanity unit golden docs galaxy
 
@@ -30,7 +30,11 @@ molecule: ## roles and playbooks on Debian 11, 12 and 13 containers with systemd
 	@scripts/setup test
 	@scripts/stages molecule
 
-test: ## everything
+coexist: ## Molecule beside eleven other firewalls, in every order of start (root; long)
+	@scripts/setup test
+	@scripts/stages coexist
+
+test: ## everything but coexist
 	@scripts/setup test
 	@scripts/stages $(CHECKS) integration molecule
 
