@@ -54,8 +54,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> NoReturn:
     try:
         start(read_service(given.service), command, user=given.user)
     except Refusal as refusal:
-        print(f"portfence-run: {refusal}", file=sys.stderr)
-        sys.exit(125)
+        _leave(125, str(refusal))
 
 
 def read_service(name: str) -> Dict[str, Any]:
@@ -195,6 +194,11 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         raise Refusal(f"can't run {command[0]}: {error.strerror}") from None
 
 
+def _leave(status: int, message: str) -> NoReturn:
+    sys.stderr.write(f"portfence-run: {message}\n")
+    raise SystemExit(status)
+
+
 def execute(command: Sequence[str], account: pwd.struct_passwd) -> NoReturn:
     """Become a command, with the environment of an account."""
     environment = {**os.environ, "HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name}
@@ -202,13 +206,11 @@ def execute(command: Sequence[str], account: pwd.struct_passwd) -> NoReturn:
         command[0], path=_ENVIRONMENT["PATH"]
     )
     if program is None:
-        print(f"portfence-run: {command[0]}: command not found", file=sys.stderr)
-        sys.exit(127)
+        _leave(127, f"{command[0]}: command not found")
     try:
         os.execve(program, list(command), environment)
     except OSError as error:
-        print(f"portfence-run: {command[0]}: {error.strerror}", file=sys.stderr)
-        sys.exit(126)
+        _leave(126, f"{command[0]}: {error.strerror}")
 
 
 if __name__ == "__main__":
