@@ -78,11 +78,6 @@ class UnitSteps:
     after: Tuple[Tuple[str, str], ...] = ()
     start: Tuple[str, ...] = ()
 
-    @property
-    def drop_ins_change(self) -> bool:
-        """Whether systemd is going to be told anything."""
-        return bool(self.before or self.after)
-
 
 class UnitsOfHost:
     """The units of this machine."""
