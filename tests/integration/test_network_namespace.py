@@ -119,7 +119,7 @@ def test_beside_the_fence(lab: Lab, first: str) -> None:
     for protocol, family in WAYS:
         assert connect(lab, protocol, family).port in RANGE
         assert connect(lab, protocol, family, bind=LOW + 7).port == LOW + 7
-        assert lab.connect(protocol, family=family, uid=991).port is None
+        assert lab.connect(protocol, family=family, uid=991, source_port=LOW - 1000).port is None
         assert lab.connect(protocol, family=family, uid=993, source_port=LOW + 8).port is None
         assert lab.connect(protocol, family=family, uid=992).port in range(52000, 52100)
     assert not lab.module("fence", **policy)["changed"] and not namespaces(lab, MYAPP)["changed"]
