@@ -86,7 +86,7 @@ def resolve(
 
 def _locate(item: Declared, lookup: Lookup, problems: List[Problem]) -> Tuple[UnitCgroup, ...]:
     units = []
-    for unit in item.service.units:
+    for unit in sorted(item.service.units):
         slice_name = lookup.slice_of(unit)
         if slice_name is None:
             problems.append(

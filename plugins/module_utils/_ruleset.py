@@ -169,7 +169,7 @@ def _comes_from(packet: Packet, rules: ServiceRules) -> bool:
 def _origin(service: Service) -> Dict[str, Any]:
     """Where forwarded packets of a service come from: what it says, or the namespace that it has."""
     if service.assignment != "namespace":
-        return {"addresses": service.addresses, "interface": service.interface}
+        return {"addresses": tuple(sorted(service.addresses)), "interface": service.interface}
     from ansible_collections.portfence.egress.plugins.module_utils import _namespace  # few services need it
 
     first = service.source_ports.ranges[0].low

@@ -146,6 +146,15 @@ def _await_link(addresses: Dict[int, str], inside: Tuple[str, ...] = ()) -> None
     raise OSError("the cable does not come up")
 
 
+def _trust_addresses() -> None:
+    """Let every IPv6 address of this network namespace be used at once (accept_dad, Documentation/networking/ip-sysctl.rst).
+
+    A host that forwards asks for neighbours from its link-local address, which otherwise is tentative for two seconds.
+    """
+    with open("/proc/sys/net/ipv6/conf/default/accept_dad", "w", encoding="ascii") as file:
+        file.write("0")
+
+
 def _set_addresses(own: Dict[int, str], via: Dict[int, str]) -> List[str]:
     return [
         f"address add {own[4]}/{PREFIX_LENGTH[4]} dev eth0",
@@ -228,6 +237,7 @@ class Keeper:
         _call(_libc.unshare, _CLONE_NEWNET)
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        _trust_addresses()
         _ip("link set lo up")
         agent = Agent(control=self._peer_control)
         agent.capture()
@@ -239,6 +249,7 @@ class Keeper:
     @staticmethod
     def start_loopback() -> None:
         """systemd brings lo up before it starts any unit."""
+        _trust_addresses()
         _ip("link set lo up")
 
     def connect(self) -> None:

@@ -191,6 +191,7 @@ _MATCHES: Dict[str, Callable[[_Walk, str], bool]] = {
     "-o": lambda walk, value: _same("lo")(walk, value) and walk.frame.loopback,
     "--uid-owner": lambda walk, value: _owner(walk.frame.uid, value),
     "--gid-owner": lambda walk, value: _owner(walk.frame.gid, value),
+    "--cgroup": lambda walk, value: walk.frame.uid is not None and walk.frame.classid == int(value),
     "--sports": _ports,
     "--tcp-flags": _tcp_flags,
     "--ctdir": lambda walk, value: _same("REPLY")(walk, value) and walk.frame.reply,

@@ -12,16 +12,24 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, FrozenSet, List, Optional, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
-HOOKS = ("output", "postrouting")
+from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
+
+# On the way out, of this host's own packets and of those that it forwards.
+OWN_HOOKS = ("output", "postrouting")
+FORWARDED_HOOKS = ("prerouting", "forward", "postrouting")
 # nat chains are shown the packet that opens a connection (nft(8), "CHAINS").
 OPENING = frozenset({"syn"})
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A packet on its way out. No uid and no gid: it has no owner on this host."""
+    """A packet on its way out. No uid and no gid: it has no owner on this host. With an address it is forwarded.
+
+    :ivar cgroup: path of the cgroup v2 of its socket, without slashes at the ends.
+    :ivar address: where it comes from; the family that it is sent with goes with it.
+    """
 
     protocol: str
     sport: int
@@ -31,18 +39,26 @@ class Frame:
     flags: FrozenSet[str] = OPENING
     reply: bool = False
     new: bool = True
+    classid: int = 0
+    cgroup: Optional[str] = None
+    address: Optional[str] = None
+    destination: str = "192.0.2.1"
+    interface: str = "eth1"
+    mark: int = 0
 
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of a packet: accept, drop or reject, the port that it left with, what was counted and logged, and the
-    zone of connection tracking that it was put in."""
+    """What became of a packet: accept, drop or reject, the port that it left with, what was counted and logged, the
+    zone of connection tracking that it was put in, whether it left with the host's address, and its mark."""
 
     verdict: str
     sport: int
     counted: Tuple[str, ...] = ()
     logged: Tuple[str, ...] = ()
     zone: int = 0
+    masqueraded: bool = False
+    mark: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,11 +73,12 @@ class Chances:
 
 @dataclass
 class Table:
-    """One table: chains as lists of rules, maps as (low key, high key, verdict)."""
+    """One table: chains as lists of rules, maps as (low key, high key, verdict), and what maps of cgroups may hold."""
 
     chains: Dict[str, List[str]] = field(default_factory=dict)
     maps: Dict[str, List[Tuple[Any, Any, str]]] = field(default_factory=dict)
     counters: List[str] = field(default_factory=list)
+    members: Tuple[Member, ...] = ()
 
 
 @dataclass
@@ -74,10 +91,14 @@ class _Walk:
     counted: List[str]
     logged: List[str]
     zones: List[int]
+    mark: int
 
 
-def read(body: str) -> Dict[str, Table]:
-    """Tables by family."""
+def read(body: str, *, members: Sequence[Member] = ()) -> Dict[str, Table]:
+    """Tables by family.
+
+    :param members: elements of the maps of cgroups, each there as soon as a cgroup of that name is.
+    """
     tables: Dict[str, Table] = {}
     chain: List[str] = []
     elements: List[Tuple[Any, Any, str]] = []
@@ -108,6 +129,8 @@ def read(body: str) -> Dict[str, Table]:
         else:
             assert inside == "elements", text
             elements.append(_element(text.rstrip(",")))
+    if members:
+        tables["inet"].members = tuple(members)
     for table in tables.values():
         _check_references(table)
     return tables
@@ -129,7 +152,12 @@ def _element(text: str) -> Tuple[Any, Any, str]:
 
 def _check_references(table: Table) -> None:
     rules = "\n".join(re.sub(r'log prefix "[^"]*"', "", rule) for chain in table.chains.values() for rule in chain)
-    verdicts = "\n".join(verdict for elements in table.maps.values() for _low, _high, verdict in elements)
+    verdicts = "\n".join(
+        [
+            *(verdict for elements in table.maps.values() for _low, _high, verdict in elements),
+            *(member.verdict for member in table.members),
+        ]
+    )
     assert set(re.findall(r"(?:goto|jump) ([\w.-]+)", f"{rules}\n{verdicts}")) <= set(table.chains)
     assert set(re.findall(r"@(\S+)", rules)) == set(table.maps)
     assert set(re.findall(r'counter name "([^"]+)"', rules)) == set(table.counters)
@@ -143,40 +171,55 @@ def send(tables: Dict[str, Table], frame: Frame, *, family: str = "ip", chances:
     counted: List[str] = []
     logged: List[str] = []
     zones: List[int] = []
-    for _hook, _priority, kind, table, rules in sorted(_bases(tables, family), key=lambda base: base[:2]):
+    masqueraded = False
+    verdict = "accept"
+    hooks = OWN_HOOKS if frame.address is None else FORWARDED_HOOKS
+    for _hook, _priority, kind, table, rules in sorted(_bases(tables, family, hooks), key=lambda base: base[:2]):
         if kind == "nat" and (frame.reply or not frame.new):
             continue
-        verdict = _run(_Walk(table, frame, chances, counted, logged, zones), rules)
-        if verdict.startswith("snat"):
+        walk = _Walk(table, frame, chances, counted, logged, zones, frame.mark)
+        # At the end of a base chain stands its policy.
+        verdict = _run(walk, rules) or "accept"
+        frame = replace(frame, mark=walk.mark)
+        if verdict.startswith(("snat", "masquerade")):
+            masqueraded = masqueraded or verdict.startswith("masquerade")
             low, high = (int(bound) for bound in verdict.split()[1:])
             if not low <= frame.sport <= high:
                 frame = replace(frame, sport=chances.pick(low, high))
+            verdict = "accept"
         elif verdict != "accept":
-            return Fate(verdict, frame.sport, tuple(counted), tuple(logged), sum(zones))
+            break
     assert len(zones) <= 1, zones
-    return Fate("accept", frame.sport, tuple(counted), tuple(logged), sum(zones))
+    return Fate(verdict, frame.sport, tuple(counted), tuple(logged), sum(zones), masqueraded, frame.mark)
 
 
-def _bases(tables: Dict[str, Table], family: str) -> List[Tuple[int, int, str, Table, List[str]]]:
+def _bases(tables: Dict[str, Table], family: str, hooks: Sequence[str]) -> List[Tuple[int, int, str, Table, List[str]]]:
     found = []
     for name, table in tables.items():
         assert name in ("inet", "ip", "ip6")
         for rules in table.chains.values():
             if rules and rules[0].startswith("type ") and name in ("inet", family):
-                base = re.fullmatch(r"type (filter|nat) hook (output|postrouting) priority (-?\d+); policy accept;", rules[0])
-                assert base, rules[0]
-                found.append((HOOKS.index(base[2]), int(base[3]), base[1], table, rules[1:]))
+                base = re.fullmatch(r"type (filter|nat) hook (\w+) priority (-?\d+); policy accept;", rules[0])
+                assert base and base[2] in (*OWN_HOOKS, *FORWARDED_HOOKS), rules[0]
+                if base[2] in hooks:
+                    found.append((hooks.index(base[2]), int(base[3]), base[1], table, rules[1:]))
     return found
 
 
-def _run(walk: _Walk, rules: List[str]) -> str:
+def _run(walk: _Walk, rules: List[str]) -> Optional[str]:
+    """A verdict, or None at the end of the chain, which hands the packet to whoever jumped last."""
     for rule in rules:
         verdict = _rule(walk, rule)
         if verdict is None:
             continue
-        # After a goto, a chain that ends hands the packet to the policy of the base chain.
-        return _run(walk, walk.table.chains[verdict[5:]]) if verdict.startswith("goto ") else verdict
-    return "accept"
+        if verdict.startswith("goto "):
+            return _run(walk, walk.table.chains[verdict[5:]])
+        if verdict.startswith("jump "):
+            verdict = _run(walk, walk.table.chains[verdict[5:]])
+            if verdict is None:
+                continue
+        return verdict
+    return None
 
 
 def _rule(walk: _Walk, rule: str) -> Optional[str]:
@@ -211,6 +254,41 @@ def _look_up(walk: _Walk, name: str, key: Any) -> Optional[str]:
 def _owner_map(walk: _Walk, found: re.Match[str]) -> Optional[str]:
     owner = walk.frame.uid if found[1] == "skuid" else walk.frame.gid
     return None if owner is None else _look_up(walk, found[2], (walk.frame.protocol, owner))
+
+
+def _class_map(walk: _Walk, found: re.Match[str]) -> Optional[str]:
+    for key, verdict in (element.split(" : ") for element in found[1].split(", ")):
+        if int(key, 16) == walk.frame.classid and walk.frame.uid is not None:
+            return verdict
+    return None
+
+
+def _cgroup_map(walk: _Walk, found: re.Match[str]) -> Optional[str]:
+    level = int(found[1])
+    path = (walk.frame.cgroup or "").split("/")
+    if walk.frame.cgroup is None or len(path) < level:
+        return None
+    parent, name = "/".join(path[: level - 1]), path[level - 1]
+    verdicts = [
+        member.verdict
+        for member in walk.table.members
+        if member.map == found[2] and (member.place.level, member.place.parent) == (level, parent) and member.place.matches(name)
+    ]
+    assert len(verdicts) <= 1, verdicts
+    return verdicts[0] if verdicts else None
+
+
+def _address_map(walk: _Walk, found: re.Match[str]) -> Optional[str]:
+    return None if walk.frame.address is None else _look_up(walk, found[1], int(ipaddress.ip_address(walk.frame.address)))
+
+
+def _inside(walk: _Walk, found: re.Match[str]) -> Optional[str]:
+    return _when(ipaddress.ip_address(walk.frame.destination) in ipaddress.ip_network(found[1]))
+
+
+def _set_mark(walk: _Walk, found: re.Match[str]) -> str:
+    walk.mark = walk.mark & int(found[1], 16) | int(found[2] or "0", 16)
+    return ""
 
 
 def _port_map(walk: _Walk, found: re.Match[str]) -> Optional[str]:
@@ -250,6 +328,13 @@ _STATEMENTS: List[Tuple[re.Pattern[str], Callable[[_Walk, re.Match[str]], Option
         ),
         (r"meta l4proto \. meta (skuid|skgid) vmap @(\S+)", _owner_map),
         (_PROTOCOL + r" sport vmap @(\S+)", _port_map),
+        (r"meta cgroup vmap \{ (.+) \}", _class_map),
+        (r"socket cgroupv2 level (\d+) vmap @(\S+)", _cgroup_map),
+        (r"meta mark set meta mark and 0x([0-9a-f]{8})(?: or 0x([0-9a-f]{8}))?", _set_mark),
+        (r"meta mark and 0x([0-9a-f]{8}) vmap @(\S+)", lambda walk, found: _look_up(walk, found[2], walk.mark & int(found[1], 16))),
+        (r"(?:ct original )?ip6? saddr vmap @(\S+)", _address_map),
+        (r"ip6? daddr (\S+)", _inside),
+        (r'iifname "([^"]+)"', lambda walk, found: _when(walk.frame.interface == found[1])),
         (r"meta l4proto != tcp", lambda walk, found: _when(walk.frame.protocol != "tcp")),
         (r"meta l4proto " + _PROTOCOL, lambda walk, found: _when(walk.frame.protocol == found[1])),
         (r"meta skuid 0", lambda walk, found: _when(walk.frame.uid == 0)),
@@ -266,7 +351,7 @@ _STATEMENTS: List[Tuple[re.Pattern[str], Callable[[_Walk, re.Match[str]], Option
         (r'log prefix "([^"]{1,127})" level (?:emerg|alert|crit|err|warn|notice|info|debug) flags skuid', _log),
         (r'counter name "([^"]+)"', _count),
         (r"reject with (?:tcp reset|icmpx type port-unreachable)", lambda walk, found: "reject"),
-        (r"snat to :(\d+)(?:-(\d+))?", lambda walk, found: f"snat {found[1]} {found[2] or found[1]}"),
+        (r"(snat|masquerade) to :(\d+)(?:-(\d+))?", lambda walk, found: f"{found[1]} {found[2]} {found[3] or found[2]}"),
         (r"(accept|drop|goto \S+)", lambda walk, found: found[1]),
     )
 ]
