@@ -1,0 +1,168 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Places of systemd units in the cgroup tree, and the texts that keep the fence knowing them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import List
+
+import pytest
+from ansible_collections.portfence.egress.plugins.module_utils import _unit_members
+from ansible_collections.portfence.egress.plugins.module_utils._cgroups import UnitCgroup, default_slice, locate, slice_path
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import elements_of, without_elements
+from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
+from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_variables
+
+APP = UnitCgroup("app.service", "system.slice")
+TEMPLATE = UnitCgroup("w@.service", r"system.slice/system-w.slice")
+BATCH = UnitCgroup("batch.slice", "")
+MEMBERS = [
+    Member("checked_units_2", APP, "jump checked_unit_app"),
+    Member("checked_units_3", TEMPLATE, "jump checked_unit_w"),
+    Member("checked_units_1", BATCH, "jump checked_unit_batch"),
+]
+
+
+@pytest.mark.parametrize(
+    ("unit", "slice_name", "parent", "level"),
+    [
+        ("app.service", "system.slice", "system.slice", 2),
+        ("app.service", "a-b.slice", "a.slice/a-b.slice", 3),
+        ("app.service", "-.slice", "", 1),
+        ("batch.slice", "-.slice", "", 1),
+        ("batch-night.slice", "whatever.slice", "batch.slice", 2),
+    ],
+)
+def test_places(unit: str, slice_name: str, parent: str, level: int) -> None:
+    place = locate(unit, slice_name)
+    assert (place.parent, place.level) == (parent, level)
+    assert place.path(unit) == (f"{parent}/{unit}" if parent else unit)
+    assert place.matches(unit) and not place.matches(f"x{unit}")
+
+
+@pytest.mark.parametrize(
+    ("unit", "name"),
+    [
+        ("app.service", "system.slice"),
+        ("w@.service", "system-w.slice"),
+        ("w@1.service", "system-w.slice"),
+        ("a-b@.service", r"system-a\x2db.slice"),
+        ("batch.slice", "-.slice"),
+        ("batch-night.slice", "batch.slice"),
+    ],
+)
+def test_default_slices(unit: str, name: str) -> None:
+    assert default_slice(unit) == name
+
+
+def test_slices_lie_in_each_other() -> None:
+    assert slice_path("a-b-c.slice") == "a.slice/a-b.slice/a-b-c.slice"
+    assert slice_path("-.slice") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "belongs"),
+    [("w@1.service", True), ("w@a@b.service", True), ("w@.service", False), ("w.service", False), ("w@1.scope", False)],
+)
+def test_instances(name: str, belongs: bool) -> None:
+    assert TEMPLATE.matches(name) == belongs
+
+
+def test_the_list_of_the_script() -> None:
+    assert _unit_members.list_text(MEMBERS).splitlines() == [
+        "checked_units_1 checked_unit_batch . batch.slice",
+        "checked_units_2 checked_unit_app system.slice app.service",
+        "checked_units_3 checked_unit_w system.slice/system-w.slice w@?*.service",
+    ]
+    assert _unit_members.slices_of(MEMBERS) == ("batch.slice",)
+
+
+def test_drop_ins() -> None:
+    texts = _unit_members.drop_ins(MEMBERS, {"app.service": "SocketBindDeny=any\n"})
+    folder = "/etc/systemd/system"
+    assert set(texts) == {
+        f"{folder}/{unit}.d/50-portfence.conf" for unit in ("app.service", "w@.service", "batch.slice", "portfence.service")
+    }
+    app = texts[f"{folder}/app.service.d/50-portfence.conf"]
+    assert "ExecCondition=+/bin/sh /etc/portfence/units.sh join %n\n" in app and app.endswith("SocketBindDeny=any\n")
+    assert "SocketBind" not in texts[f"{folder}/w@.service.d/50-portfence.conf"]
+    assert "RefuseManualStop=yes" in texts[f"{folder}/batch.slice.d/50-portfence.conf"]
+    assert "Wants=batch.slice\nAfter=batch.slice\n" in texts[f"{folder}/portfence.service.d/50-portfence.conf"]
+    assert _unit_members.drop_ins([], {}) == {}
+
+
+def test_walls_of_a_unit() -> None:
+    app = {"unit": "app", "source_ports": ["50000-50099", 50200], "assignment": "app"}
+    open_unit, walled = parse_variables(
+        {"egress_services": {"a": app, "b": {**app, "unit": "b", "source_ports": [51000], "listen_ports": ["443", "8000-8001"]}}}
+    )
+    assert _unit_members.socket_bind(open_unit) == ""
+    assert _unit_members.socket_bind(walled).splitlines() == [
+        "SocketBindAllow=443",
+        "SocketBindAllow=8000-8001",
+        "SocketBindAllow=51000",
+        "SocketBindDeny=any",
+    ]
+
+
+def run_script(tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """The script on a tree of directories, with a program in the place of nft that shows what it is given."""
+    (tmp_path / "fence.nft").write_text("# the fence\n", encoding="utf-8")
+    (tmp_path / "units.list").write_text(_unit_members.list_text(MEMBERS), encoding="utf-8")
+    nft = tmp_path / "nft"
+    nft.write_text("#!/bin/sh\ncat\n", encoding="utf-8")
+    nft.chmod(0o755)
+    text = _unit_members.script_text(nft=str(nft), fence_file=str(tmp_path / "fence.nft"))
+    for path, own in ((_unit_members.LIST, "units.list"), (_unit_members.LOCK, "lock"), (_unit_members.CGROUPS, "cgroup")):
+        text = text.replace(path, str(tmp_path / own))
+    return subprocess.run(["/bin/sh", "-c", text, "units.sh", *args], capture_output=True, text=True, check=False)
+
+
+def test_the_script_names_the_cgroups_that_are_there(tmp_path: Path) -> None:
+    for path in ("batch.slice", "batch.slicer", "system.slice/app.service", "system.slice/other.service"):
+        (tmp_path / "cgroup" / path).mkdir(parents=True)
+    for name in ("w@1.service", "w@.service", "v@1.service"):
+        (tmp_path / "cgroup/system.slice/system-w.slice" / name).mkdir(parents=True)
+    done = run_script(tmp_path, "load")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(done.stdout.splitlines()) == [
+        "# the fence",
+        'add element inet portfence checked_units_1 { "batch.slice" : jump checked_unit_batch }',
+        'add element inet portfence checked_units_2 { "system.slice/app.service" : jump checked_unit_app }',
+        'add element inet portfence checked_units_3 { "system.slice/system-w.slice/w@1.service" : jump checked_unit_w }',
+    ]
+    shutil.rmtree(tmp_path / "cgroup")
+    assert run_script(tmp_path, "load").stdout == "# the fence\n"
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        ([], "portfence: the fence knows no cgroup of app.service; run the play again\n"),
+        # This process is in none of them.
+        (["system.slice/app.service"], "portfence: app.service is in the cgroup "),
+    ],
+)
+def test_a_unit_that_the_fence_does_not_know_may_not_start(tmp_path: Path, folders: List[str], message: str) -> None:
+    for path in folders:
+        (tmp_path / "cgroup" / path).mkdir(parents=True)
+    done = run_script(tmp_path, "join", "app.service")
+    assert (done.returncode, done.stdout) == (255, "")
+    assert done.stderr.startswith(message)
+
+
+def test_elements_of_a_listing() -> None:
+    element = ["7", {"jump": {"target": "checked_unit_app"}}]
+    listing = [
+        {"map": {"family": "inet", "name": "units", "elem": [element, ["8", {"accept": None}]]}},
+        {"map": {"family": "inet", "name": "uids", "elem": [element]}},
+        {"chain": {"family": "inet", "name": "units"}},
+    ]
+    assert elements_of(listing, "units") == {"7": "jump checked_unit_app", "8": "accept"}
+    assert elements_of(listing, "nothing") == {}
+    emptied = without_elements(listing, ["units"])
+    assert emptied == [{"map": {"family": "inet", "name": "units"}}, *listing[1:]]
