@@ -126,6 +126,7 @@ class BpfLab(Lab):
         )
         self.run(["sh", "-c", mount])
         self._groups.append(group)
+        self.narrow()
 
     def run(self, args: Sequence[Union[str, Path]], **how: Any) -> Result:
         """Like any lab; what root runs within joined() is in the lab's group."""

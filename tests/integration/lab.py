@@ -406,6 +406,10 @@ class Lab(Node):
     def power_on(self) -> None:
         """What a boot has before any unit, for labs that have more than this one."""
 
+    def narrow(self) -> None:
+        """Let the kernel choose ports below 50000 only, so that none lies in a service's range by chance."""
+        self.run(["sysctl", "-qw", "net.ipv4.ip_local_port_range=32768 49999"])
+
     def _boot_commands(self) -> List[Tuple[List[str], bool]]:
         listed = self.run(["sh", "-c", "ls /etc/systemd/system/*.wants/ | grep '^portfence'"], check=False).out.split()
         order = ["portfence.service", "portfence-namespaces.service"]

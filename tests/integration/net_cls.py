@@ -92,6 +92,7 @@ class NetClsLab(Lab):
     def __enter__(self) -> NetClsLab:
         super().__enter__()
         self._new_root()
+        self.narrow()
         return self
 
     def _new_root(self) -> None:
@@ -129,6 +130,7 @@ class NetClsLab(Lab):
         super().power_on()
         self._drop_root()
         self._new_root()
+        self.narrow()
 
 
 def controllers() -> str:

@@ -74,11 +74,17 @@ def fixture_host(lab: Lab) -> Lab:
                 ip -netns box$number route add default via 172.17.0.1
                 ip -netns box$number -6 route add default via fd00:17::1
             done
-            # An IPv6 address has no local route for a moment, even without duplicate address detection.
-            for tries in $(seq 500); do
-                ip -netns box2 -json route get fd00:17::2 | grep -q '"local"' && ip -json route get fd00:17::1 | grep -q '"local"' && break
-                sleep 0.01
-            done
+            # A port of the bridge forwards once the kernel has seen its carrier; an address of IPv6 has no local route
+            # for a moment, even without duplicate address detection.
+            settled() {
+                [ "$(bridge link | grep -c 'state forwarding')" = 2 ] && ip -json route get fd00:17::1 | grep -q '"local"' || return
+                for number in 2 3; do
+                    ip -netns box$number -json route get fd00:17::$number | grep -q '"local"' || return
+                    ! ip -netns box$number link show eth0 | grep -q 'qdisc noop' || return
+                done
+            }
+            for tries in $(seq 500); do settled && exit 0; sleep 0.01; done
+            exit 1
             """,
         ]
     )
