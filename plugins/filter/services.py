@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Mapping
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, shown
-from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_variables
+from ansible_collections.portfence.egress.plugins.module_utils._policy import audited, parse_variables
 from ansible_collections.portfence.egress.plugins.module_utils._service import PREFIX_BYTES
 
 DOCUMENTATION = r"""
@@ -32,6 +32,14 @@ options:
     type: str
     choices: [auto, nftables, iptables]
     default: auto
+  enforcement:
+    description:
+      - With V(audit), C(on_violation) of every service becomes V(log). Violations and intrusions are counted and logged, and pass.
+      - With V(enforce), services are what the variables say.
+    type: str
+    choices: [audit, enforce]
+    default: enforce
+    version_added: 0.2.0
 """
 
 EXAMPLES = r"""
@@ -50,16 +58,22 @@ _value:
 """
 
 
-def services(variables: Any, backend: str = "auto") -> List[Dict[str, Any]]:
+_ENFORCEMENTS = ("audit", "enforce")
+
+
+def services(variables: Any, backend: str = "auto", enforcement: str = "enforce") -> List[Dict[str, Any]]:
     """See DOCUMENTATION. Raises AnsibleFilterError."""
     if not isinstance(variables, Mapping):
         raise AnsibleFilterError("portfence.egress.services takes a mapping of variable names to their values")
     if not isinstance(backend, str) or backend not in ("auto", *PREFIX_BYTES):
         raise AnsibleFilterError(f"backend: found {shown(backend)}; accepted: {', '.join(('auto', *PREFIX_BYTES))}")
+    if not isinstance(enforcement, str) or enforcement not in _ENFORCEMENTS:
+        raise AnsibleFilterError(f"egress_enforcement: found {shown(enforcement)}; accepted: {', '.join(_ENFORCEMENTS)}")
     try:
-        return [service.to_dict() for service in parse_variables(variables, backend="nftables" if backend == "auto" else backend)]
+        found = parse_variables(variables, backend="nftables" if backend == "auto" else backend)
     except InputError as error:
         raise AnsibleFilterError(str(error)) from error
+    return [service.to_dict() for service in (audited(found) if enforcement == "audit" else found)]
 
 
 class FilterModule:

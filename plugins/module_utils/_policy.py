@@ -9,6 +9,7 @@ Both doors, the inventory variables and the module parameters, lead through :fun
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._addresses import overlapping
@@ -84,6 +85,11 @@ def parse_list(
     if problems:
         raise InputError(what="the list of services", problems=problems)
     return tuple(declared)
+
+
+def audited(services: Sequence[Service]) -> Tuple[Service, ...]:
+    """The same services, of which nothing is blocked: violations and intrusions are counted and logged."""
+    return tuple(replace(service, on_violation="log") for service in services)
 
 
 def conflicts(declared: Sequence[Declared]) -> List[Problem]:

@@ -87,6 +87,13 @@ def test_bind(lab: BpfLab, protocol: str, family: int, to: List[Any], any_addres
     assert zero["error"] is None and zero["seen"] in INSIDE and zero["local"] not in INSIDE
 
 
+def test_an_audit_refuses_nothing(lab: BpfLab) -> None:
+    fence(lab, on_violation="log")
+    outside, wanted = lab.client(job(to=PEER4, bind=["0.0.0.0", HIGH + 1]), job(to=PEER4), uid=UID)
+    assert (outside["error"], outside["local"]) == (None, HIGH + 1) and outside["seen"] in INSIDE
+    assert wanted["seen"] == wanted["local"] and wanted["seen"] in INSIDE
+
+
 def test_unconnected_udp_is_translated(lab: BpfLab) -> None:
     """No program can bind in sendto()."""
     fence(lab)

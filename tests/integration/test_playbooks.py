@@ -108,6 +108,32 @@ def test_every_mistake_is_told_before_anything_is_changed(control: Control) -> N
     assert control.state() == before
 
 
+def test_from_audit_to_enforcement(control: Control) -> None:
+    """An audit counts what enforcement will stop, and stops nothing; sessions and counts outlive the change."""
+    services = {**COLLECTOR, "myapp": {**MYAPP["myapp"], "on_violation": "reject"}}
+    done = control.play("portfence.egress.site", egress_services=services, egress_enforcement="audit")
+    assert done.rc == 0, done.out
+    lab = control.lab
+    for protocol in ("tcp", "udp"):
+        assert lab.connect(protocol, user="otel", source_port=40000).port == 40000
+        assert lab.connect(protocol, uid=1234, source_port=52000).port == 52000
+    session = lab.open("tcp", user="otel", source_port=40001)
+    before = lab.module("fence_info")["services"]["collector"]
+    assert before["on_violation"] == "log"
+    assert (before["violations"]["packets"] - before["violations"]["by_probes"]) == 3
+    done = control.play("portfence.egress.site", egress_services=services)
+    assert done.rc == 0, done.out
+    assert session.alive()
+    session.close()
+    after = lab.module("fence_info")["services"]["collector"]
+    assert (after["violations"]["packets"] - after["violations"]["by_probes"]) == 3
+    for protocol in ("tcp", "udp"):
+        assert lab.connect(protocol, user="otel", source_port=40000).port is None
+        assert lab.connect(protocol, uid=1234, source_port=52000).port is None
+    refused = control.play("portfence.egress.site", egress_services=services, egress_enforcement="watch")
+    assert refused.rc != 0 and "egress_enforcement: found 'watch'; accepted: audit, enforce" in refused.out + refused.err
+
+
 def break_the_wire(lab: Lab) -> None:
     """Another firewall translates the ports of every TCP connection after us."""
     lab.nft("table ip other { chain c { type nat hook postrouting priority 90; meta l4proto tcp masquerade to :1000-2000; }; }")

@@ -127,3 +127,16 @@ def test_what_yaml_makes_of_odd_values_is_told_in_a_play(tmp_path: Path) -> None
         "egress_services.c.exclusive: found 2; accepted: true, false",
     ):
         assert line in said, line
+
+
+def test_an_audit_blocks_nothing() -> None:
+    policy = {"egress_services": {"a": {"source_ports": 1, "on_violation": "reject"}, "b": {"source_ports": 2, "log": {"prefix": "B: "}}}}
+    enforced = services(policy)
+    assert services(policy, enforcement="enforce") == enforced
+    assert services(policy, enforcement="audit") == [{**item, "on_violation": "log"} for item in enforced]
+
+
+@pytest.mark.parametrize("found", ["Audit", True, None, []])
+def test_enforcement_is_one_of_two_words(found: Any) -> None:
+    with pytest.raises(AnsibleFilterError, match=r"^egress_enforcement: found .+; accepted: audit, enforce$"):
+        services({}, enforcement=found)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import List
 
@@ -107,6 +108,7 @@ def test_walls_of_a_unit() -> None:
         "SocketBindAllow=51000",
         "SocketBindDeny=any",
     ]
+    assert _unit_members.socket_bind(replace(walled, on_violation="log")) == ""
 
 
 def run_script(tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
