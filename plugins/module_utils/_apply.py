@@ -28,7 +28,14 @@ from ansible_collections.portfence.egress.plugins.module_utils._ports import Por
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup, Resolved, resolve
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset, build
 from ansible_collections.portfence.egress.plugins.module_utils._service import Declared, Service
-from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, FENCE_FILE, IPTABLES_FILE, Store, path_of
+from ansible_collections.portfence.egress.plugins.module_utils._store import (
+    BASE,
+    FENCE_FILE,
+    IPTABLES_FILE,
+    PREVIOUS_FILE,
+    Store,
+    path_of,
+)
 from ansible_collections.portfence.egress.plugins.module_utils._sysctl import kernel_ports, kernel_range
 from ansible_collections.portfence.egress.plugins.module_utils._unit import Unit
 from ansible_collections.portfence.egress.plugins.module_utils._unit_host import UnitsOfHost, UnitSteps
@@ -36,12 +43,16 @@ from ansible_collections.portfence.egress.plugins.module_utils._unit_host import
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of the fence of this host; see :func:`_plan.merge` for state and purge."""
+    """What is asked of the fence of this host; see :func:`_plan.merge` for state and purge.
+
+    :ivar remember: whether other services than those of before leave these behind, for one way back.
+    """
 
     services: Tuple[Declared, ...]
     state: str = "present"
     purge: bool = False
     persist: bool = True
+    remember: bool = True
     planned_accounts: Collection[str] = ()
 
 
@@ -67,6 +78,7 @@ class _Steps:
 
     load: Optional[Change] = None
     fence_file: Optional[str] = None
+    remember: bool = False
     write: List[Service] = field(default_factory=list)
     forget: List[str] = field(default_factory=list)
     launcher: Optional[str] = None
@@ -115,10 +127,10 @@ class FenceOfHost:
             return self._plan(request, diff=diff)[0]
         with self._host.lock(), self._units.lock():
             outcome, steps = self._plan(request, diff=diff)
-            self._run(steps)
+            self._run(outcome, steps)
             if steps.members and steps.units.after:
                 # A unit that started before its drop-in was there has not joined.
-                self._run(self._plan(request, diff=False)[1])
+                self._run(*self._plan(request, diff=False))
         outcome.warnings.extend(unreserved(outcome.services, automatic_ports(self._host)))
         if steps.install_unit:
             self._unit.start()
@@ -203,6 +215,11 @@ class FenceOfHost:
             if service.name not in target:
                 steps.forget.append(service.name)
                 outcome.changes.append(f"remove {path_of(service.name)}")
+        services_after = {item.service.name: item.service for item in target.values()}
+        changed = services_after != {service.name: service for service in outcome.services_before}
+        if request.remember and (changed or outcome.backend_before != self._backend.name):
+            steps.remember = True
+            outcome.changes.append(f"write {PREVIOUS_FILE}")
         unit = self._unit.missing()
         steps.install_unit = bool(unit)
         outcome.changes.extend(unit)
@@ -250,16 +267,18 @@ class FenceOfHost:
                 outcome.changes.append(f"remove {BASE}")
         return steps
 
-    def _run(self, steps: _Steps) -> None:
+    def _run(self, outcome: Outcome, steps: _Steps) -> None:
         if not steps.bpf.assignments:
             self._bpf.run(steps.bpf)
         if steps.remove_files:
             # The unit goes first: from then on a boot gives no fence, until then the whole old one.
             self._unit.remove()
         self._units.prepare(steps.units)
-        persisting = steps.fence_file is not None or steps.write or steps.forget
+        persisting = steps.fence_file is not None or steps.write or steps.forget or steps.remember
         if persisting:
             self._store.prepare()
+        if steps.remember:
+            self._store.remember(outcome.services_before, backend=outcome.backend_before)
         staged = None if steps.fence_file is None else self._host.stage(self._backend.boot.file, steps.fence_file)
         try:
             if steps.load is not None:

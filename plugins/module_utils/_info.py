@@ -14,7 +14,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot i
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
-from ansible_collections.portfence.egress.plugins.module_utils._store import PROBE_COUNTS_FILE
+from ansible_collections.portfence.egress.plugins.module_utils._store import PROBE_COUNTS_FILE, Store
 from ansible_collections.portfence.egress.plugins.module_utils._usage import (
     Flow,
     address,
@@ -41,6 +41,7 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
         "drift": outcome.changes,
         "assignments": outcome.assignments,
         "fallbacks": outcome.fallbacks,
+        "previous": Store(host).previous(),
         "services": {
             item.service.name: {
                 "source_ports": [str(part) for part in item.service.source_ports],

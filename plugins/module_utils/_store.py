@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Dict, List
+from typing import Any, Dict, List, Optional, Sequence
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
@@ -18,6 +18,7 @@ BASE = "/etc/portfence"
 FOLDER = f"{BASE}/services.d"
 FENCE_FILE = f"{BASE}/fence.nft"
 IPTABLES_FILE = f"{BASE}/fence.iptables"
+PREVIOUS_FILE = f"{BASE}/previous.json"
 # Gone with the next boot, like the counters of the kernel that it belongs to.
 RUN = "/run/portfence"
 PROBE_COUNTS_FILE = f"{RUN}/probe-counts.json"
@@ -76,10 +77,26 @@ class Store:
         """Forget one service."""
         self._host.remove(path_of(name))
 
+    def remember(self, services: Sequence[Service], *, backend: Optional[str]) -> None:
+        """Store what was in force before a change, for one way back."""
+        content = {"backend": backend, "services": [service.to_dict() for service in services]}
+        self._host.write(PREVIOUS_FILE, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+    def previous(self) -> Optional[Dict[str, Any]]:
+        """What was in force before the last change: ``backend`` (None for no fence) and ``services``, as modules take them.
+
+        None where nothing was stored, or nothing that can be read.
+        """
+        try:
+            content = json.loads(self._host.read(PREVIOUS_FILE) or "")
+            return {"backend": content["backend"], "services": list(content["services"])}
+        except (ValueError, KeyError, TypeError):
+            return None
+
     def present(self) -> bool:
         """Whether any of the files is there. Others keep theirs in the same place."""
         entries = self._host.list(BASE)
-        return os.path.isdir(BASE) and (not entries or any(os.path.lexists(path) for path in (FOLDER, FENCE_FILE, IPTABLES_FILE)))
+        return os.path.isdir(BASE) and (not entries or any(os.path.lexists(path) for path in (FOLDER, FENCE_FILE, IPTABLES_FILE, PREVIOUS_FILE)))
 
     def remove_all(self) -> None:
         """Remove every file of ours, and the directories unless somebody put other files there."""
@@ -87,7 +104,7 @@ class Store:
             if entry.endswith((".json", ".json.portfence-new")):
                 self._host.remove(os.path.join(FOLDER, entry))
         self._host.remove_directory(FOLDER)
-        for path in (FENCE_FILE, IPTABLES_FILE):
+        for path in (FENCE_FILE, IPTABLES_FILE, PREVIOUS_FILE):
             self._host.remove(path)
             self._host.remove(f"{path}.portfence-new")
         self._host.remove_directory(BASE)

@@ -73,6 +73,13 @@ options:
     choices: [auto, nftables, iptables]
     default: auto
     version_added: 0.2.0
+  remember:
+    description:
+      - Whether the services that were in force before a change are kept in C(/etc/portfence/previous.json), from where
+        M(portfence.egress.fence_info) reads them and the playbook C(portfence.egress.rollback) puts them back.
+    type: bool
+    default: true
+    version_added: 0.2.0
   planned_accounts:
     description:
       - Accounts that an earlier task would have created if this were not check mode. Outside check mode it is not looked at.
@@ -207,6 +214,7 @@ def run(module: AnsibleModule) -> None:
         state=module.params["state"],
         purge=module.params["purge"],
         persist=module.params["persist"],
+        remember=module.params["remember"],
         planned_accounts=module.params["planned_accounts"] if module.check_mode else (),
     )
     wanted = [item for item in request.services if item.service.state == "present"]
@@ -251,6 +259,7 @@ def main() -> None:
             "purge": {"type": "bool", "default": False},
             "persist": {"type": "bool", "default": True},
             "backend": {"type": "str", "choices": list(CHOICES), "default": "auto"},
+            "remember": {"type": "bool", "default": True},
             "planned_accounts": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,

@@ -94,6 +94,14 @@ fallbacks:
   returned: success
   type: dict
   sample: {"collector": "the program bpftool is missing (package bpftool)"}
+previous:
+  description:
+    - What was in force before the last change of the services, C(backend) and C(services), as the module
+      M(portfence.egress.fence) takes them. C(backend) is null when there was no fence.
+    - Null when nothing is known of it.
+  returned: success
+  type: dict
+  sample: {"backend": "nftables", "services": [{"name": "myapp", "source_ports": ["50000-50999"]}]}
 local_port_range:
   description: The ports that the kernel chooses from when a program does not bind (C(net.ipv4.ip_local_port_range)).
   returned: success
@@ -198,7 +206,7 @@ def run(module: AnsibleModule) -> None:
     host = Host()
     host.require_root()
     if is_untouched(host):
-        nothing = {"in_sync": True, "drift": [], "assignments": {}, "fallbacks": {}, "services": {}}
+        nothing = {"in_sync": True, "drift": [], "assignments": {}, "fallbacks": {}, "previous": None, "services": {}}
         module.exit_json(changed=False, **NO_BACKEND, **nothing, **port_settings(host))
     # Whoever is fenced already was let through when the fence was applied.
     fence = FenceOfHost(host=host, lookup=lookup_on(host), admin_uids={})

@@ -154,6 +154,22 @@ def test_services_are_merged_by_name(host: Lab) -> None:
     assert 51000 <= (host.connect(uid=991).port or 0) <= 51099
 
 
+def test_what_was_in_force_before_is_kept_for_one_way_back(host: Lab) -> None:
+    apply(host, MYAPP)
+    assert host.module("fence_info")["previous"] == {"backend": None, "services": []}
+    kept = apply(host, COLLECTOR)["services_before"]
+    for again in ({}, {"remember": False}):
+        apply(host, COLLECTOR, **again)
+        assert host.module("fence_info")["previous"] == {"backend": "nftables", "services": kept}
+    assert host.module("fence", services=[], purge=True, check_mode=True)["changed"]
+    apply(host, {**MYAPP, "source_ports": "51000-51999"}, remember=False)
+    assert host.module("fence_info")["previous"]["services"] == kept
+    host.run(["sh", "-c", "echo '{' >/etc/portfence/previous.json"])
+    assert host.module("fence_info")["previous"] is None
+    assert host.module("fence", state="absent", purge=True)["changed"]
+    assert host.run(["ls", "/etc/portfence"], check=False).rc != 0
+
+
 def test_purge_makes_the_list_exclusive(host: Lab) -> None:
     apply(host, MYAPP, COLLECTOR)
     result = apply(host, MYAPP, purge=True)
@@ -161,6 +177,7 @@ def test_purge_makes_the_list_exclusive(host: Lab) -> None:
         "load the fence into the kernel",
         "write /etc/portfence/fence.nft",
         "remove /etc/portfence/services.d/collector.json",
+        "write /etc/portfence/previous.json",
     ]
     assert "collector" not in host.run(["nft", "list", "ruleset"]).out
     assert host.connect(uid=992, source_port=40000).port == 40000

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
 import pytest
 from lab import Lab, Result
@@ -24,12 +24,15 @@ class Control:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
 
-    def play(self, playbook: str, *options: str, **variables: Any) -> Result:
-        """Run a playbook with these inventory variables; it ends as it ends."""
-        hosts: Dict[str, Any] = {
-            "lab": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, **variables}
-        }
-        self.lab.run(["sh", "-c", f"cat > {INVENTORY}"], data=json.dumps({"all": {"hosts": hosts}}))
+    def play(self, playbook: str, *options: str, hosts: Sequence[str] = ("lab",), **variables: Any) -> Result:
+        """Run a playbook with these inventory variables; it ends as it ends.
+
+        :param hosts: names in the inventory, all of this one host; that of a host which is down begins with "down".
+        """
+        here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        nowhere = {"ansible_host": "127.0.0.9", "ansible_port": 9}
+        inventory = {name: {**(nowhere if name.startswith("down") else here), **variables} for name in hosts}
+        self.lab.run(["sh", "-c", f"cat > {INVENTORY}"], data=json.dumps({"all": {"hosts": inventory}}))
         environment = {
             "ANSIBLE_COLLECTIONS_PATH": self.lab.collections(),
             "ANSIBLE_NOCOLOR": "1",
@@ -163,6 +166,32 @@ def test_failed_proof_of_the_first_fence_leaves_none(control: Control) -> None:
     assert "portfence" not in after["files"]
 
 
+def test_rollback_puts_the_fence_of_before_back(control: Control) -> None:
+    nothing = control.play("portfence.egress.rollback")
+    assert nothing.rc != 0 and "This host knows of no earlier fence. Nothing was changed." in nothing.out
+    control.play("portfence.egress.site", egress_services=MYAPP)
+    first = control.state()
+    control.play("portfence.egress.site", egress_purge=True, egress_services={**COLLECTOR, "myapp": {"source_ports": 51000}})
+    second = control.state()
+    predicted = control.play("portfence.egress.rollback", "--check")
+    assert "lab: 1 service in the policy, would change" in predicted.out and control.state() == second
+    for after in (first, second):
+        done = control.play("portfence.egress.rollback")
+        assert done.rc == 0, done.out
+        assert "changed, probe passed" in done.out
+        assert (control.state()["rules"], control.state()["ports"]) == (after["rules"], after["ports"])
+
+
+def test_a_fence_that_failed_is_not_gone_back_to(control: Control) -> None:
+    control.play("portfence.egress.site", egress_services=MYAPP)
+    break_the_wire(control.lab)
+    control.play("portfence.egress.site", egress_services={**MYAPP, **COLLECTOR})
+    before = control.state()
+    done = control.play("portfence.egress.rollback", rollout_probe=False)
+    assert "unchanged" in done.out, done.out
+    assert control.state() == before
+
+
 def test_failed_proof_without_a_change_says_so(control: Control) -> None:
     control.play("portfence.egress.site", egress_services=MYAPP)
     break_the_wire(control.lab)
@@ -260,3 +289,39 @@ def test_ports_of_the_host_itself(control: Control) -> None:
     assert control.state()["ports"].split() == ["40000", "40999", "52000-52999,53500"]
     assert control.play("portfence.egress.remove").rc == 0
     assert control.state()["ports"].split() == ["32768", "60999"]
+
+
+def test_a_host_that_is_down_is_named_and_the_others_are_done(control: Control) -> None:
+    done = control.play("portfence.egress.site", hosts=["lab", "down1", "lab2"], egress_services=MYAPP)
+    assert done.rc != 0
+    for name in ("lab", "lab2"):
+        assert f"{name}: 1 service" in done.out
+    assert "NOT done, because they failed or could not be reached: down1. To go on with them: --limit down1" in done.out
+
+
+def test_nobody_follows_a_first_host_that_fails(control: Control) -> None:
+    """The rest is done by a run that is repeated."""
+    break_the_wire(control.lab)
+    before = control.state()
+    done = control.play("portfence.egress.site", hosts=["lab", "lab2"], egress_services=MYAPP)
+    assert done.rc != 0 and "fatal: [lab]" in done.out + done.err
+    assert control.state()["rules"] == before["rules"]
+    assert [line.split()[2] for line in done.out.splitlines() if line.startswith("lab2 ")] == ["ok=1"]  # the policy was read
+    control.lab.run(["nft", "delete", "table", "ip", "other"])
+    done = control.play("portfence.egress.site", hosts=["lab", "lab2"], egress_services=MYAPP)
+    assert done.rc == 0 and "lab2: 1 service" in done.out and "NOT done" not in done.out
+
+
+def test_tags_run_a_part(control: Control) -> None:
+    control.lab.add_user("myapp", uid=991)
+    done = control.play("portfence.egress.site", "--tags", "fence", egress_services=MYAPP)
+    assert done.rc == 0 and "lab: 1 service, changed, not probed" in done.out
+    assert "Set the ephemeral ports" not in done.out
+    fenced = control.state()
+    done = control.play("portfence.egress.site", "--tags", "probe", egress_services=MYAPP)
+    assert done.rc == 0 and "probe passed" in done.out and "Load the fence" not in done.out
+    break_the_wire(control.lab)
+    broken = control.play("portfence.egress.site", "--tags", "probe", egress_services=MYAPP)
+    assert broken.rc != 0 and "This run had not changed the fence." in broken.out + broken.err
+    control.lab.run(["nft", "delete", "table", "ip", "other"])
+    assert control.state() == fenced
