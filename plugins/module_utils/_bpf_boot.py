@@ -225,7 +225,7 @@ class BpfUnit:
         self._host.remove(LINK)
         self._host.remove(PATH)
         self.reload()
-        if self._running_systemd():
+        if self._host.runs_systemd():
             self._host.run(["systemctl", "reset-failed", NAME], check=False)
 
     def _enabled(self) -> bool:
@@ -233,10 +233,5 @@ class BpfUnit:
 
     def reload(self) -> None:
         """Let systemd read its files."""
-        if self._running_systemd():
+        if self._host.runs_systemd():
             self._host.run(["systemctl", "daemon-reload"])
-
-    @staticmethod
-    def _running_systemd() -> bool:
-        """See sd_booted(3)."""
-        return os.path.isdir("/run/systemd/system")

@@ -158,11 +158,7 @@ class Cgroups:
 
     def _enable(self) -> None:
         self._host.make_directory(WANTS)
-        self._host.remove(LINK)
-        try:
-            os.symlink(f"../{UNIT}", LINK)
-        except OSError as error:
-            raise HostError(f"can't enable {UNIT}: {LINK}: {error.strerror}") from error
+        self._host.link(LINK, f"../{UNIT}")
 
     def _take_back_cgroups(self, plan: Plan, facts: Facts) -> None:
         for name in plan.after:

@@ -47,6 +47,11 @@ class Host:
         if os.geteuid() != 0:
             raise HostError(f"this module needs root, but runs with UID {os.geteuid()}; use become: true")
 
+    @staticmethod
+    def runs_systemd() -> bool:
+        """Whether systemd runs this machine, see sd_booted(3)."""
+        return os.path.isdir("/run/systemd/system")
+
     def find(self, name: str) -> Optional[str]:
         """The path of a program, or None."""
         for folder in _PATH.split(":"):
@@ -186,6 +191,14 @@ class Host:
             os.unlink(path)
         except FileNotFoundError:
             pass
+
+    def link(self, path: str, target: str) -> None:
+        """Make a symbolic link, in the place of whatever file or link is there. Raises HostError."""
+        self.remove(path)
+        try:
+            os.symlink(target, path)
+        except OSError as error:
+            raise HostError(f"can't link {path} to {target}: {error.strerror}") from error
 
     def remove_directory(self, path: str) -> None:
         """Remove a directory if it is there and empty. Raises HostError."""

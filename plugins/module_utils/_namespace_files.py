@@ -193,11 +193,7 @@ class Folder:
             if path in wanted.texts:
                 self._host.write(path, wanted.texts[path], mode=0o755 if path.endswith(".sh") else 0o644)
                 continue
-            self._host.remove(path)
-            try:
-                os.symlink(wanted.links[path], path)
-            except OSError as error:
-                raise HostError(f"can't make the link {path}: {error.strerror}") from error
+            self._host.link(path, wanted.links[path])
 
     def remove(self, paths: Sequence[str]) -> None:
         """Remove these, and the folders that are empty then. Raises HostError."""

@@ -18,7 +18,7 @@ class Units:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self.running = os.path.isdir("/run/systemd/system")  # sd_booted(3)
+        self.running = host.runs_systemd()
 
     def reload(self) -> None:
         """Let systemd read its files again."""

@@ -96,7 +96,7 @@ class Unit:
         found.extend(f"remove {path}" for path in self._stale())
         if not os.path.islink(LINK) or os.path.realpath(LINK) != PATH:
             found.append(f"enable {NAME}")
-        if self._running_systemd() and not self._is_active():
+        if self._host.runs_systemd() and not self._is_active():
             found.append(f"start {NAME}")
         return found
 
@@ -109,11 +109,7 @@ class Unit:
         self._remove(self._stale())
         self._host.make_directory(WANTS)
         if not os.path.islink(LINK) or os.path.realpath(LINK) != PATH:
-            self._host.remove(LINK)
-            try:
-                os.symlink(f"../{NAME}", LINK)
-            except OSError as error:
-                raise HostError(f"can't enable {NAME}: {LINK}: {error.strerror}") from error
+            self._host.link(LINK, f"../{NAME}")
 
     def _stale(self) -> List[str]:
         """Drop-ins of ours that another backend needed."""
@@ -131,7 +127,7 @@ class Unit:
 
     def start(self) -> None:
         """Let systemd know the unit and the drop-in, and run the unit once."""
-        if self._running_systemd():
+        if self._host.runs_systemd():
             self._host.run(["systemctl", "daemon-reload"])
             if not self._is_active():
                 self._host.run(["systemctl", "start", NAME])
@@ -140,12 +136,12 @@ class Unit:
         """Disable the unit and take its files away, if they are there."""
         if not self.present():
             return
-        if self._running_systemd():
+        if self._host.runs_systemd():
             self._host.run(["systemctl", "stop", NAME], check=False)
         self._host.remove(LINK)
         self._host.remove(PATH)
         self._remove(self._drop_ins())
-        if self._running_systemd():
+        if self._host.runs_systemd():
             self._host.run(["systemctl", "daemon-reload"])
             self._host.run(["systemctl", "reset-failed", NAME], check=False)
 
@@ -155,8 +151,3 @@ class Unit:
 
     def _is_active(self) -> bool:
         return self._host.run(["systemctl", "is-active", "--quiet", NAME], check=False).rc == 0
-
-    @staticmethod
-    def _running_systemd() -> bool:
-        """See sd_booted(3)."""
-        return os.path.isdir("/run/systemd/system")

@@ -31,14 +31,9 @@ from ansible_collections.portfence.egress.plugins.module_utils._unit_members imp
 )
 
 
-def is_booted() -> bool:
-    """Whether systemd runs here; see sd_booted(3)."""
-    return os.path.isdir("/run/systemd/system")
-
-
 def find_slice(host: Host, unit: str) -> Optional[str]:
     """The slice that a unit runs in, or None where there is no such unit. See systemd.resource-control(5), Slice=."""
-    if not is_booted():
+    if not host.runs_systemd():
         return default_slice(unit)
     shown = host.run(["systemctl", "show", "--property=LoadState,Slice", unit.replace("@.", "@portfence.")]).out
     found = dict(line.partition("=")[::2] for line in shown.splitlines())
@@ -106,7 +101,7 @@ class UnitsOfHost:
         after = tuple((path, text) for path, text in sorted(wanted.items()) if self._host.read(path) != text)
         changes.extend(f"remove {path}" for path in before)
         changes.extend(f"write {path}" for path, _text in after)
-        start = tuple(name for name in slices_of(members) if not self._is_active(name)) if is_booted() else ()
+        start = tuple(name for name in slices_of(members) if not self._is_active(name)) if self._host.runs_systemd() else ()
         changes.extend(f"start {name}" for name in start)
         return UnitSteps(before, after, start)
 
@@ -137,5 +132,5 @@ class UnitsOfHost:
         return self._host.run(["systemctl", "is-active", "--quiet", unit], check=False).rc == 0
 
     def _reload(self) -> None:
-        if is_booted():
+        if self._host.runs_systemd():
             self._host.run(["systemctl", "daemon-reload"])

@@ -1,0 +1,175 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program that collects metrics on a host, with its service and timer of systemd.
+
+The program is a Python zip archive (zipapp) of the modules that fence_info consists of: both show the same figures.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import re
+import sys
+import zipfile
+from dataclasses import dataclass
+from typing import Dict, List
+
+from ansible_collections.portfence.egress.plugins.module_utils import _metrics_program
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+
+LIBRARY = "/usr/local/lib/portfence"
+PROGRAM = f"{LIBRARY}/metrics.pyz"
+SERVICE = "/etc/systemd/system/portfence-metrics.service"
+TIMER = "/etc/systemd/system/portfence-metrics.timer"
+LINK = "/etc/systemd/system/timers.target.wants/portfence-metrics.timer"
+_TIMER_NAME = os.path.basename(TIMER)
+
+_PACKAGE = _metrics_program.__name__.rpartition(".")[0]
+_IMPORT = re.compile(rf"from {re.escape(_PACKAGE)}(?:\.(_\w+) import| import (_\w+(?:, _\w+)*))")
+_HEADER = "# Written by the Ansible collection portfence.egress. Changes are overwritten."
+_MAIN = f"""import sys
+from {_PACKAGE}._errors import PortFenceError
+from {_PACKAGE}._metrics_program import collect
+try:
+    collect(sys.argv[1])
+except PortFenceError as error:
+    sys.exit(f"portfence: {{error}}")
+"""
+# The earliest time that a zip archive can hold: equal sources give an equal file.
+_WHEN = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and how often.
+
+    :ivar directory: the one that node_exporter reads (``--collector.textfile.directory``).
+    :ivar interval: seconds between two collections.
+    """
+
+    directory: str
+    interval: int
+
+
+def program() -> bytes:
+    """The archive, the same for equal sources."""
+    sources = _sources()
+    folders = _PACKAGE.split(".")
+    files = {"__main__.py": _MAIN}
+    files.update({"/".join([*folders[: depth + 1], "__init__.py"]): "" for depth in range(len(folders))})
+    files.update({f"{'/'.join(folders)}/{name}.py": text for name, text in sources.items()})
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(name, _WHEN)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, files[name])
+    return packed.getvalue()
+
+
+def _sources() -> Dict[str, str]:
+    """The modules that the program needs, by name, wherever this one was loaded from (a folder, or Ansible's own archive)."""
+    found: Dict[str, str] = {}
+    wanted = [_metrics_program.__name__.rpartition(".")[2]]
+    while wanted:
+        name = wanted.pop()
+        if name in found:
+            continue
+        spec = importlib.util.find_spec(f"{_PACKAGE}.{name}")
+        source = spec.loader.get_source(spec.name) if spec is not None and spec.loader is not None else None  # type: ignore[attr-defined]
+        if source is None:
+            raise HostError(f"the source of {_PACKAGE}.{name} was not found; install the collection again")
+        found[name] = source
+        wanted.extend(part for one, several in _IMPORT.findall(source) for part in [one, *several.split(", ")] if part)
+    return found
+
+
+def files(settings: Settings) -> Dict[str, bytes]:
+    """Path to content of everything that is installed."""
+    service = f"""{_HEADER}
+[Unit]
+Description=Metrics of the source port fence
+After=portfence.service
+
+[Service]
+Type=oneshot
+ExecStart={sys.executable} -I {PROGRAM} {settings.directory}
+NoNewPrivileges=yes
+PrivateTmp=yes
+ProtectHome=yes
+ProtectSystem=strict
+ReadWritePaths={settings.directory}
+"""
+    timer = f"""{_HEADER}
+[Unit]
+Description=Regular metrics of the source port fence
+
+[Timer]
+OnBootSec=30
+OnUnitActiveSec={settings.interval}
+AccuracySec=1
+
+[Install]
+WantedBy=timers.target
+"""
+    return {PROGRAM: program(), SERVICE: service.encode(), TIMER: timer.encode()}
+
+
+class MetricsOfHost:
+    """The installation on this machine."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def install(self, settings: Settings, *, check_mode: bool) -> List[str]:
+        """Everything in place and the timer running. What was done, or would be. Raises HostError."""
+        wanted = files(settings)
+        changed = [path for path, content in wanted.items() if self._host.read_bytes(path) != content]
+        changes = [f"write {path}" for path in changed]
+        linked = os.path.realpath(LINK) == TIMER
+        if not linked:
+            changes.append(f"enable {_TIMER_NAME}")
+        if self._host.runs_systemd() and not self._is_active():
+            changes.append(f"start {_TIMER_NAME}")
+        if check_mode or not changes:
+            return changes
+        if not os.path.isdir(settings.directory):
+            raise HostError(
+                f"the directory {settings.directory} does not exist; install node_exporter (package prometheus-node-exporter),"
+                " or name the directory that it reads"
+            )
+        for path in changed:
+            self._host.make_directory(os.path.dirname(path))
+            self._host.write(path, wanted[path])
+        if not linked:
+            self._host.make_directory(os.path.dirname(LINK))
+            self._host.link(LINK, TIMER)
+        if self._host.runs_systemd():
+            self._host.run(["systemctl", "daemon-reload"])
+            self._host.run(["systemctl", "restart", _TIMER_NAME])
+            self._host.run(["systemctl", "start", os.path.basename(SERVICE)])
+        return changes
+
+    def remove(self, settings: Settings, *, check_mode: bool) -> List[str]:
+        """Nothing of it left, the file of metrics included. Raises HostError."""
+        metrics = os.path.join(settings.directory, _metrics_program.FILE)
+        present = [path for path in (LINK, TIMER, SERVICE, PROGRAM, metrics) if os.path.lexists(path)]
+        changes = [f"remove {path}" for path in present]
+        if check_mode or not present:
+            return changes
+        if self._host.runs_systemd() and TIMER in present:
+            self._host.run(["systemctl", "stop", _TIMER_NAME])
+        for path in present:
+            self._host.remove(path)
+        self._host.remove_directory(LIBRARY)
+        if self._host.runs_systemd():
+            self._host.run(["systemctl", "daemon-reload"])
+        return changes
+
+    def _is_active(self) -> bool:
+        return self._host.run(["systemctl", "is-active", "--quiet", _TIMER_NAME], check=False).rc == 0
