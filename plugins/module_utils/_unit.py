@@ -1,11 +1,11 @@
 # Copyright (c) 2026, PortFence contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The systemd unit that loads the fence at boot, before the network and every ordinary service.
+"""Systemd units that load rules of ours at boot, the fence or those of a gateway, before the network and every ordinary service.
 
 ``nftables.service`` flushes the tables of everybody when it stops, and with its usual configuration when it starts or
 reloads; firewalld stops it (``Conflicts=``). Units that restore rules of iptables flush ours in the same way. A drop-in of
-such a unit loads the fence again each time. No dependency of ours could: PartOf= does not follow a first start, and leaves
+such a unit loads them again each time. No dependency of ours could: PartOf= does not follow a first start, and leaves
 us stopped after a stop (systemd.unit(5)).
 """
 
@@ -13,32 +13,64 @@ from __future__ import annotations
 
 import glob
 import os
-from typing import List
+from dataclasses import dataclass
+from typing import List, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Boot
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import BOOT_STEPS
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 
-NAME = "portfence.service"
 FOLDER = "/etc/systemd/system"
-PATH = f"{FOLDER}/{NAME}"
 WANTS = f"{FOLDER}/sysinit.target.wants"
-LINK = f"{WANTS}/{NAME}"
-DROP_IN = "portfence.conf"
 _WITHOUT_RELOAD = ("netfilter-persistent.service",)
 _HEADER = "# Written by the Ansible collection portfence.egress. Changes are overwritten.\n"
 
 
-def unit_text(boot: Boot) -> str:
-    """The unit file.
+@dataclass(frozen=True)
+class Rules:
+    """What a unit loads.
 
-    Its first commands keep the reserved ports together, whatever sysctl files of others say; see BOOT_STEPS.
+    :ivar name: of the unit without suffix, and of its drop-ins.
+    :ivar title: the description of the unit.
+    :ivar steps: commands before it, whose failure does not matter.
     """
-    ports = "".join(f"ExecStartPre=-{step}\n" for step in BOOT_STEPS)
+
+    name: str
+    title: str
+    steps: Tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """The name of the unit."""
+        return f"{self.name}.service"
+
+    @property
+    def path(self) -> str:
+        """The file of the unit."""
+        return f"{FOLDER}/{self.unit}"
+
+    @property
+    def link(self) -> str:
+        """What enables the unit."""
+        return f"{WANTS}/{self.unit}"
+
+    def drop_in_path(self, unit: str) -> str:
+        """Where the drop-in of a unit is that may flush the rules."""
+        return f"{FOLDER}/{unit}.d/{self.name}.conf"
+
+
+# The first commands keep the reserved ports together, whatever sysctl files of others say; see BOOT_STEPS.
+FENCE = Rules("portfence", "Source port fence for outbound connections", BOOT_STEPS)
+EDGE = Rules("portfence-edge", "Source port identities at this gateway")
+
+
+def unit_text(rules: Rules, boot: Boot) -> str:
+    """The unit file."""
+    steps = "".join(f"ExecStartPre=-{step}\n" for step in rules.steps)
     return f"""{_HEADER}
 [Unit]
-Description=Source port fence for outbound connections
+Description={rules.title}
 Documentation=https://github.com/portfence/portfence.egress
 DefaultDependencies=no
 RequiresMountsFor={boot.file}
@@ -50,7 +82,7 @@ Conflicts=shutdown.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-{ports}ExecStart={boot.command}
+{steps}ExecStart={boot.command}
 ExecReload={boot.command}
 
 [Install]
@@ -58,13 +90,8 @@ WantedBy=sysinit.target
 """
 
 
-def drop_in_path(unit: str) -> str:
-    """Where the drop-in of a unit is that may flush the fence."""
-    return f"{FOLDER}/{unit}.d/{DROP_IN}"
-
-
 def drop_in_text(boot: Boot, unit: str) -> str:
-    """The drop-in of a unit that may flush the fence. A failure of ours does not become one of theirs.
+    """The drop-in of a unit that may flush the rules. A failure of ours does not become one of theirs.
 
     A unit that can't reload does not learn it from us: ``systemctl reload-or-restart`` would no longer restart it.
     """
@@ -77,11 +104,13 @@ ExecStartPost=-{boot.command}
 
 
 class Unit:
-    """The unit on this machine."""
+    """A unit on this machine."""
 
-    def __init__(self, *, host: Host, boot: Boot) -> None:
+    def __init__(self, *, host: Host, boot: Boot, rules: Rules = FENCE) -> None:
         self._host = host
-        self._texts = {PATH: unit_text(boot), **{drop_in_path(unit): drop_in_text(boot, unit) for unit in boot.follows}}
+        self._rules = rules
+        drop_ins = {rules.drop_in_path(unit): drop_in_text(boot, unit) for unit in boot.follows}
+        self._texts = {rules.path: unit_text(rules, boot), **drop_ins}
 
     def check_owner(self) -> None:
         """Raises HostError when somebody else wrote a unit of our name."""
@@ -91,25 +120,25 @@ class Unit:
                 raise HostError(f"{path} exists and was not written by this collection; rename or remove that unit")
 
     def missing(self) -> List[str]:
-        """What has to be done so that the fence is loaded at boot, as a list for humans; empty when nothing."""
+        """What has to be done so that the rules are loaded at boot, as a list for humans; empty when nothing."""
         found = [f"write {path}" for path, text in self._texts.items() if self._host.read(path) != text]
         found.extend(f"remove {path}" for path in self._stale())
-        if not os.path.islink(LINK) or os.path.realpath(LINK) != PATH:
-            found.append(f"enable {NAME}")
+        if not os.path.islink(self._rules.link) or os.path.realpath(self._rules.link) != self._rules.path:
+            found.append(f"enable {self._rules.unit}")
         if self._host.runs_systemd() and not self._is_active():
-            found.append(f"start {NAME}")
+            found.append(f"start {self._rules.unit}")
         return found
 
     def install(self) -> None:
-        """Write the unit and enable it. The fence file must be in place."""
+        """Write the unit and enable it. The file of the rules must be in place."""
         for path, text in self._texts.items():
             if self._host.read(path) != text:
                 self._host.make_directory(os.path.dirname(path))
                 self._host.write(path, text)
         self._remove(self._stale())
         self._host.make_directory(WANTS)
-        if not os.path.islink(LINK) or os.path.realpath(LINK) != PATH:
-            self._host.link(LINK, f"../{NAME}")
+        if not os.path.islink(self._rules.link) or os.path.realpath(self._rules.link) != self._rules.path:
+            self._host.link(self._rules.link, f"../{self._rules.unit}")
 
     def _stale(self) -> List[str]:
         """Drop-ins of ours that another backend needed."""
@@ -117,7 +146,7 @@ class Unit:
 
     def _drop_ins(self) -> List[str]:
         """All drop-ins of ours."""
-        found = sorted(glob.glob(f"{FOLDER}/*.service.d/{DROP_IN}"))
+        found = sorted(glob.glob(self._rules.drop_in_path("*.service")))
         return [path for path in found if (self._host.read(path) or "").startswith(_HEADER)]
 
     def _remove(self, drop_ins: List[str]) -> None:
@@ -130,24 +159,24 @@ class Unit:
         if self._host.runs_systemd():
             self._host.run(["systemctl", "daemon-reload"])
             if not self._is_active():
-                self._host.run(["systemctl", "start", NAME])
+                self._host.run(["systemctl", "start", self._rules.unit])
 
     def remove(self) -> None:
         """Disable the unit and take its files away, if they are there."""
         if not self.present():
             return
         if self._host.runs_systemd():
-            self._host.run(["systemctl", "stop", NAME], check=False)
-        self._host.remove(LINK)
-        self._host.remove(PATH)
+            self._host.run(["systemctl", "stop", self._rules.unit], check=False)
+        self._host.remove(self._rules.link)
+        self._host.remove(self._rules.path)
         self._remove(self._drop_ins())
         if self._host.runs_systemd():
             self._host.run(["systemctl", "daemon-reload"])
-            self._host.run(["systemctl", "reset-failed", NAME], check=False)
+            self._host.run(["systemctl", "reset-failed", self._rules.unit], check=False)
 
     def present(self) -> bool:
         """Whether a file of the unit or its link is there."""
-        return self._host.read(PATH) is not None or os.path.islink(LINK) or bool(self._drop_ins())
+        return self._host.read(self._rules.path) is not None or os.path.islink(self._rules.link) or bool(self._drop_ins())
 
     def _is_active(self) -> bool:
-        return self._host.run(["systemctl", "is-active", "--quiet", NAME], check=False).rc == 0
+        return self._host.run(["systemctl", "is-active", "--quiet", self._rules.unit], check=False).rc == 0

@@ -10,7 +10,7 @@ import re
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from lab import Lab, Seen
-from lab_keeper import PEER_ADDRESSES, PORT
+from lab_keeper import LAB_ADDRESSES, PEER_ADDRESSES, PORT
 
 LOW, HIGH = 50000, 50999
 RANGE = range(LOW, HIGH + 1)
@@ -141,3 +141,28 @@ def inside(lab: Lab, name: str = "myapp") -> str:
     ip -o addr | grep -v fe80 | sed 's/^[0-9]*: //; s/valid_lft.*//'; ip -o link | sed 's/^[0-9]*: //; s/@[^ ]*//; s/link.ether.*//'
     """
     return lab.run(["ip", "netns", "exec", name, "sh", "-c", script]).out
+
+
+def third_host(lab: Lab) -> None:
+    """A machine on another interface of the lab, which uses the lab as its router."""
+    for line in (
+        "netns add third",
+        "link add lan0 type veth peer name eth0 netns third",
+        "address add 10.20.0.1/24 dev lan0",
+        "address add fd20::1/64 dev lan0 nodad",
+        "link set lan0 up",
+        "-netns third link set lo up",
+        "-netns third address add 10.20.0.2/24 dev eth0",
+        "-netns third address add fd20::2/64 dev eth0 nodad",
+        "-netns third link set eth0 up",
+        "-netns third route add default via 10.20.0.1",
+        "-netns third -6 route add default via fd20::1",
+    ):
+        lab.run(["ip", *line.split()])
+    # Whoever forwards for others asks for neighbours from a link-local address, which takes a second to be usable.
+    wait = "until ip -6 route get fd20::1 | grep -q ^local && test -z \"$(ip -6 address show tentative)\"; do sleep 0.02; done"
+    lab.run(["sh", "-c", wait])
+    lab.run(["ip", "netns", "exec", "third", "sh", "-c", "until test -z \"$(ip -6 address show tentative)\"; do sleep 0.02; done"])
+    lab.peer.run(["sh", "-c", "until test -z \"$(ip -6 address show tentative)\"; do sleep 0.02; done"])
+    lab.peer.run(["ip", "route", "add", "10.20.0.0/24", "via", LAB_ADDRESSES[4]])
+    lab.peer.run(["ip", "-6", "route", "add", "fd20::/64", "via", LAB_ADDRESSES[6]])

@@ -1,0 +1,156 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who is behind an address and a source port, and the files that say so to others."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from typing import Any, Dict, List
+
+import pytest
+import yaml
+from ansible.errors import AnsibleFilterError
+from ansible_collections.portfence.egress.plugins.filter.identities import identities
+from ansible_collections.portfence.egress.plugins.filter.identity_files import identity_files
+from ansible_collections.portfence.egress.plugins.module_utils._edge import FIRST_SID
+
+MYAPP = {"name": "myapp", "source_ports": "50000-50999"}
+WEB1 = {"ansible_host": "10.0.0.1", "egress_policy": [MYAPP]}
+
+
+def entry(**changes: Any) -> Dict[str, Any]:
+    """One identity."""
+    return {"address": "10.0.0.1/32", "protocol": "tcp", "source_ports": "50000-50999", "service": "myapp", "hosts": ["web1"], **changes}
+
+
+def test_a_service_has_an_identity_for_each_address_protocol_and_range() -> None:
+    policy = [{**MYAPP, "source_ports": ["50000-50001", 50010], "protocols": ["udp"]}, {"name": "gone", "state": "absent"}]
+    hosts = {"web1": {"egress_addresses": ["2001:db8::1", "10.0.0.1"], "egress_policy": policy}}
+    assert identities(hosts) == [
+        entry(protocol="udp", source_ports="50000-50001"),
+        entry(protocol="udp", source_ports="50010"),
+        entry(address="2001:db8::1/128", protocol="udp", source_ports="50000-50001"),
+        entry(address="2001:db8::1/128", protocol="udp", source_ports="50010"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "address"),
+    [
+        ("web1", {"ansible_host": "10.0.0.1"}, "10.0.0.1/32"),
+        ("10.0.0.2", {"ansible_host": "gate.example.com"}, "10.0.0.2/32"),
+        ("10.0.0.2", {"egress_addresses": ["192.0.2.0/28"], "ansible_host": "10.0.0.1"}, "192.0.2.0/28"),
+    ],
+)
+def test_where_the_address_comes_from(name: str, variables: Dict[str, Any], address: str) -> None:
+    assert {found["address"] for found in identities({name: {**variables, "egress_policy": [MYAPP]}})} == {address}
+
+
+def test_hosts_behind_one_address_share_a_service_or_are_told_apart() -> None:
+    nat = {"egress_addresses": ["192.0.2.1"]}
+    hosts = {name: {**nat, "egress_policy": [{**MYAPP, "protocols": ["tcp"]}]} for name in ("b", "a")}
+    assert identities(hosts) == [entry(address="192.0.2.1/32", hosts=["a", "b"])]
+    hosts["b"] = {**nat, "egress_policy": [{"name": "other", "protocols": ["tcp"], "source_ports": "51000-51999"}]}
+    assert [(found["service"], found["hosts"]) for found in identities(hosts)] == [("myapp", ["a"]), ("other", ["b"])]
+
+
+def test_what_a_host_forwards_as_it_is_keeps_its_address() -> None:
+    box = {"name": "box", "source_ports": 60000, "protocols": ["tcp"], "addresses": ["172.17.0.0/16"]}
+    hosts = {"web1": {"ansible_host": "10.0.0.1", "egress_policy": [box, {**box, "name": "raw", "addresses": ["fd00::/64"], "source_ports": 60001, "masquerade": False}]}}
+    assert [(found["address"], found["service"]) for found in identities(hosts)] == [("10.0.0.1/32", "box"), ("fd00::/64", "raw")]
+
+
+def test_every_mistake_is_told() -> None:
+    nat = {"egress_addresses": ["192.0.2.1"]}
+    hosts = {
+        "a": {**nat, "egress_policy": [MYAPP]},
+        "b": {**nat, "egress_policy": [{"name": "other", "source_ports": "50999-51000", "protocols": ["tcp"]}]},
+        "c": {"egress_policy": [MYAPP]},
+        "d": {"egress_addresses": ["10.0.0.300"], "egress_policy": []},
+        "e": {"egress_addresses": ["192.0.2.0/30"], "egress_policy": [{"name": "wide", "source_ports": 50000, "protocols": ["udp"]}]},
+        "f": {},
+    }
+    with pytest.raises(AnsibleFilterError) as caught:
+        identities(hosts)
+    text = str(caught.value)
+    assert text.startswith("the identity map has 4 mistakes:")
+    assert "b.other: 192.0.2.1/32 tcp 50999-51000 is myapp of a as well" in text
+    assert "c.egress_addresses: missing, and c is no address either" in text
+    assert "d.egress_addresses[0]: found '10.0.0.300'" in text
+    assert "a.myapp: 192.0.2.1/32 udp 50000-50999 is wide of e as well (192.0.2.0/30, 50000)" in text
+
+
+@pytest.mark.parametrize("found", [None, [], "web1", {"web1": []}])
+def test_no_mapping(found: Any) -> None:
+    with pytest.raises(AnsibleFilterError):
+        identities(found)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"address": "here"},
+        {"protocol": "icmp"},
+        {"source_ports": "1,3"},
+        {"source_ports": "9-1"},
+        {"service": 'a"; drop'},
+        {"service": None},
+        {"hosts": []},
+        {"hosts": [1]},
+    ],
+)
+def test_a_map_that_was_changed_by_hand_is_checked(changes: Dict[str, Any]) -> None:
+    with pytest.raises(AnsibleFilterError, match=r"the identity map has 1 mistake:\n  identities\[1\]: "):
+        identity_files([entry(address="10.0.0.9"), entry(**changes)])
+    with pytest.raises(AnsibleFilterError, match="found nothing; accepted: a list"):
+        identity_files(None)
+    with pytest.raises(AnsibleFilterError, match="unknown: found 'accept'; accepted: log, drop"):
+        identity_files([], unknown="accept")
+
+
+def test_for_people_and_programs() -> None:
+    hosts: List[str] = ["=cmd|' /C calc'!A0", 'say "hi", you\n']
+    entries = [entry(hosts=hosts), entry(service="b.x", source_ports="51000")]
+    files = identity_files(entries)
+    assert json.loads(files["identity.json"]) == entries
+    rows = list(csv.reader(io.StringIO(files["identity.csv"])))
+    assert rows[0] == ["address", "protocol", "first_port", "last_port", "service", "hosts"]
+    assert rows[1] == ["10.0.0.1/32", "tcp", "50000", "50999", "myapp", "'=cmd|' /C calc'!A0 say \"hi\", you\n"]
+    assert json.loads(identity_files([])["identity.json"]) == []
+
+
+@pytest.mark.parametrize("host", ['x" : drop', "a; flush ruleset", "}", "b\nadd table inet y", "$(reboot)", "é" * 200])
+def test_names_of_hosts_are_literals(host: str) -> None:
+    files = identity_files([entry(hosts=[host])])
+    plain = identity_files([entry(hosts=["h"])])
+    for name in ("edge.nft", "edge.rules.v4", "edge.rules.v6"):
+        comment = r'comment "[A-Za-z0-9_.,:@+ -]{0,120}"'
+        assert re.sub(comment, "", files[name]) == re.sub(comment, "", plain[name])
+    for name in ("suricata-variables.yaml", "suricata.rules"):
+        assert files[name] == plain[name]
+
+
+def test_for_suricata() -> None:
+    entries = [entry(), entry(service="my-app", source_ports="51000"), entry(service="my.app", protocol="udp", source_ports="52000-52001", address="fd00::/64")]
+    files = identity_files(entries)
+    variables = yaml.safe_load(files["suricata-variables.yaml"].partition("---")[2])["vars"]
+    addresses, ports = variables["address-groups"], variables["port-groups"]
+    assert addresses["PORTFENCE_HOSTS"] == "[10.0.0.1/32,fd00::/64]"
+    assert addresses["PORTFENCE_MYAPP_HOSTS"] == "[10.0.0.1/32]" and ports["PORTFENCE_MYAPP_PORTS"] == "[50000:50999]"
+    assert len(addresses) == 4 and len(ports) == 3, "names that look alike in capitals are told apart"
+    rule = re.compile(
+        r'alert (tcp|udp|sctp) (\S+) (\S+) -> any any \(msg:"[^";]+"; flow:to_server;(?: flowbits:set,\S+; noalert;)? sid:(\d+); rev:1;\)'
+    )
+    rules = [rule.fullmatch(line) for line in files["suricata.rules"].splitlines() if not line.startswith("#")]
+    assert len(rules) == 7 and all(rules)
+    sids = [int(found[4]) for found in rules if found]
+    assert len(set(sids)) == len(sids) and all(FIRST_SID <= sid < 2_000_000 for sid in sids)
+    used = {word[1:] for found in rules if found for word in (found[2], found[3]) if word.startswith("$")}
+    assert used <= set(addresses) | set(ports)
+    assert 'alert udp 10.0.0.1/32 any ->' in files["suricata.rules"], "no service of this address uses UDP"
+    fewer = identity_files(entries[:1])["suricata.rules"].splitlines()
+    assert set(fewer) & set(files["suricata.rules"].splitlines()) >= {fewer[1]}, "a rule keeps its number"
