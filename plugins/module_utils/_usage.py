@@ -20,12 +20,21 @@ _FIELD = re.compile(r"(src|dst|sport|dport)=(\S+)")
 
 @dataclass(frozen=True)
 class Socket:
-    """A line of ``ss -tunaeH``. No UID means root's, or one that nobody holds any more (TIME-WAIT)."""
+    """A line of ``ss -tunaeH``. No UID means root's, or one that nobody holds any more (TIME-WAIT).
+
+    :ivar peer: address of the other end; None where there is none.
+    :ivar program: name of a program that holds it, where ``ss -p`` was asked.
+    :ivar cgroup: path of its cgroup v2 without slashes at the ends, where ``ss --cgroup`` was asked; empty for the root.
+    """
 
     protocol: str
     state: str
     port: int
     uid: int
+    peer: Optional[str] = None
+    peer_port: int = 0
+    program: Optional[str] = None
+    cgroup: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,23 @@ def parse_sockets(text: str) -> List[Socket]:
             continue
         port = columns[4].rpartition(":")[2]
         uid = re.search(r"\buid:([0-9]+)", line)
-        if port.isdigit():
-            found.append(Socket(columns[0], columns[1], int(port), int(uid.group(1)) if uid else 0))
+        if not port.isdigit():
+            continue
+        peer, _colon, peer_port = columns[5].rpartition(":")
+        program = re.search(r'users:\(\("((?:[^"\\]|\\.)*)"', line)
+        cgroup = re.search(r" cgroup:/(\S*)", line)
+        found.append(
+            Socket(
+                columns[0],
+                columns[1],
+                int(port),
+                int(uid.group(1)) if uid else 0,
+                peer=address(peer.strip("[]").partition("%")[0]) if peer_port.isdigit() else None,
+                peer_port=int(peer_port) if peer_port.isdigit() else 0,
+                program=program.group(1) if program else None,
+                cgroup=cgroup.group(1) if cgroup else None,
+            )
+        )
     return found
 
 
