@@ -30,7 +30,7 @@ molecule: ## roles and playbooks on Debian 11, 12 and 13 containers with systemd
 	@scripts/setup test
 	@scripts/stages molecule
 
-coexist: ## Molecule beside eleven other firewalls, in every order of start (root; long)
+coexist: ## Molecule beside eleven other firewalls, in every order of start; PORTFENCE_COEXIST="ufw docker" for some (root; long)
 	@scripts/setup test
 	@scripts/stages coexist
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Boot, Change, Plan
@@ -25,6 +26,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._store import IPT
 
 _PROGRAMS = {4: "iptables", 6: "ip6tables"}
 # Whoever restores rules of others at boot or flushes them. The last one takes the rules of iptables-nft with it.
+# firewalld is none of them: "firewall-cmd --reload" flushes without systemd, so nothing could follow it.
 _FOLLOWS = ("netfilter-persistent.service", "iptables.service", "ip6tables.service", "nftables.service")
 
 
@@ -38,6 +40,7 @@ class IptablesBackend(Backend):
 
         :param variant: "nft" or "legacy"; without it, the one that the host calls iptables.
         """
+        self._host = host
         self._tool = Iptables(host, variant=variant)
         self.boot = Boot(file=IPTABLES_FILE, command=f"/bin/sh {IPTABLES_FILE}", follows=_FOLLOWS)
 
@@ -81,6 +84,7 @@ class IptablesBackend(Backend):
 
     def plan(self, ruleset: Ruleset, *, live: Any) -> Plan:
         """See Backend."""
+        self._check_firewalld()
         self._tool.check_tables()
         fence = compile_fence(ruleset, counted=counting_chains(live))
         wanted = self._tool.canonical(fence)
@@ -90,6 +94,23 @@ class IptablesBackend(Backend):
             if live.get(family) != wanted[family]
         }
         return Plan(boot_text(fence), load or None, not live, wanted)
+
+    def _check_firewalld(self) -> None:
+        """Raises HostError beside firewalld.
+
+        When it starts, reloads or stops, it flushes the tables of iptables, whoever wrote to them: seen of firewalld 0.9
+        and 1.3 whatever their FirewallBackend= says, and of 2.3 with FirewallBackend=iptables.
+        """
+        # See sd_booted(3).
+        if not os.path.isdir("/run/systemd/system"):
+            return
+        for question in ("is-active", "is-enabled"):
+            if self._host.run(["systemctl", question, "--quiet", "firewalld.service"], check=False).rc == 0:
+                raise HostError(
+                    f"firewalld.service is {question[3:]} on this host: it takes the rules of everybody out of the tables"
+                    " of iptables when it starts, reloads or stops, so the backend iptables can't keep the fence; use"
+                    " the backend nftables, or disable and stop firewalld"
+                )
 
     def planned_text(self, plan: Plan) -> str:
         """See Backend."""

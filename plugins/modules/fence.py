@@ -66,9 +66,15 @@ options:
       - V(iptables) has no table behind the address translation. It judges services by the port on the wire, because its own
         rule is the first to translate them, which leaves translation rules of others without effect on the connections of
         services. It judges other accounts by the port that their program chose. Nothing holds it against a nat chain of nftables
-        with a priority below 100.
+        with a priority below 100, nor against address translation by the other variant of iptables: where that comes first,
+        services with O(services[].assignment=rewrite) leave with ports outside of theirs.
       - V(iptables) knows neither O(services[].unit) nor O(services[].addresses), gives no ports to C(dccp) and C(udplite), and takes a
         log prefix of at most 29 bytes. Whatever it can't express is an error that names the service and the key.
+      - V(iptables) is refused where firewalld is active or enabled. firewalld takes the rules of everybody out of the tables of
+        iptables when it starts, reloads or stops, most versions with C(FirewallBackend=nftables) as well.
+      - With V(iptables), a program that inserts its rules in the first place, as Docker does with its address translation, moves
+        ours to the second one. M(portfence.egress.fence_info) calls that drift, and the next run of this module mends it.
+        C(netfilter-persistent save) saves the rules of the fence with everybody else's; after a fence has been removed, save again.
     type: str
     choices: [auto, nftables, iptables]
     default: auto
