@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Boot, Change, Plan
@@ -86,6 +85,7 @@ class IptablesBackend(Backend):
         """See Backend."""
         self._check_firewalld()
         self._tool.check_tables()
+        self._tool.check_other_variant()
         fence = compile_fence(ruleset, counted=counting_chains(live))
         wanted = self._tool.canonical(fence)
         load = {
@@ -101,8 +101,7 @@ class IptablesBackend(Backend):
         When it starts, reloads or stops, it flushes the tables of iptables, whoever wrote to them: seen of firewalld 0.9
         and 1.3 whatever their FirewallBackend= says, and of 2.3 with FirewallBackend=iptables.
         """
-        # See sd_booted(3).
-        if not os.path.isdir("/run/systemd/system"):
+        if not self._host.runs_systemd():
             return
         for question in ("is-active", "is-enabled"):
             if self._host.run(["systemctl", question, "--quiet", "firewalld.service"], check=False).rc == 0:

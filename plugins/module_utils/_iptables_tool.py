@@ -10,7 +10,7 @@ from typing import Dict, List, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
-from ansible_collections.portfence.egress.plugins.module_utils._iptables import FAMILIES, Fence
+from ansible_collections.portfence.egress.plugins.module_utils._iptables import FAMILIES, Fence, is_ours
 from ansible_collections.portfence.egress.plugins.module_utils._iptables_listing import (
     Part,
     incompatible,
@@ -22,6 +22,7 @@ VARIANTS = {"nf_tables": "nft", "legacy": "legacy"}
 # Seconds that another program may hold the lock of iptables-legacy.
 _WAIT = "--wait=60"
 _DRY_RUN = '"$1" --noflush && exec "$2"'
+_TRANSLATES = re.compile(r" -j (?:SNAT|MASQUERADE|NETMAP)\b")
 _LINE = re.compile(r"(?:line: |line )([0-9]+)")
 
 
@@ -76,6 +77,27 @@ class Iptables:
                     f"{self._save[family]} can't list the table {table}, to which another program than iptables wrote;"
                     " the fence of the backend iptables can't be kept in order there; use the backend nftables, or remove"
                     f" what 'nft list ruleset' shows in table {'ip' if family == 4 else 'ip6'} {table}"
+                )
+
+    def check_other_variant(self) -> None:
+        """Raises HostError when rules of the other variant translate source addresses or ports.
+
+        Both variants have a chain at the same place, and the one that was there first translates first. Behind a
+        translation of the other one, ours has no effect, and no table of iptables comes later to see that.
+        """
+        other = "nft" if self.variant == "legacy" else "legacy"
+        for family in FAMILIES:
+            stem = "iptables" if family == 4 else "ip6tables"
+            # To list a table of the legacy variant would make it.
+            if other == "legacy" and "nat" not in (self._host.read(f"/proc/net/{stem.replace('tables', '_tables')}_names") or "").split():
+                continue
+            save = self._host.find(f"{stem}-{other}-save")
+            rules = self._checked([save, "-t", "nat"]).out if save else ""
+            found = next((line for line in rules.splitlines() if _TRANSLATES.search(line) and not is_ours(line.split()[1])), None)
+            if found is not None:
+                raise HostError(
+                    f"{stem}-{other} has a rule that translates source addresses ({found}); the fence of {stem}-{self.variant} can't be"
+                    f" kept behind it: use the backend nftables, or make iptables the variant {other} as well"
                 )
 
     def live_text(self) -> str:

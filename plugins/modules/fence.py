@@ -66,8 +66,9 @@ options:
       - V(iptables) has no table behind the address translation. It judges services by the port on the wire, because its own
         rule is the first to translate them, which leaves translation rules of others without effect on the connections of
         services. It judges other accounts by the port that their program chose. Nothing holds it against a nat chain of nftables
-        with a priority below 100, nor against address translation by the other variant of iptables: where that comes first,
-        services with O(services[].assignment=rewrite) leave with ports outside of theirs.
+        with a priority below 100, nor against address translation that the other variant of iptables takes up later; where that
+        comes first, services with O(services[].assignment=rewrite) leave with ports outside of theirs. Where there are such rules
+        already, V(iptables) is refused.
       - V(iptables) knows neither O(services[].unit) nor O(services[].addresses), gives no ports to C(dccp) and C(udplite), and takes a
         log prefix of at most 29 bytes. Whatever it can't express is an error that names the service and the key.
       - V(iptables) is refused where firewalld is active or enabled. firewalld takes the rules of everybody out of the tables of

@@ -261,3 +261,20 @@ def test_a_load_that_is_refused_in_the_middle_is_taken_back(host: Lab) -> None:
     assert result["failed"] and "busy" in result["msg"]
     assert rules(host) == before
     assert host.run(["ls", "/etc/portfence"]).out.split() == ["fence.iptables", "services.d"]
+
+
+@pytest.mark.parametrize("program", ["iptables", "ip6tables"])
+def test_translation_by_the_other_variant_is_refused(host: Lab, program: str) -> None:
+    """It may come first, and nothing of iptables stands behind it."""
+    nft = "nf_tables" in host.run(["iptables", "--version"]).out
+    other = f"{program}-{'legacy' if nft else 'nft'}"
+    host.run([other, "-t", "nat", "-A", "POSTROUTING", "-d", "198.51.100.1" if program == "iptables" else "2001:db8:9::1", "-j", "ACCEPT"])
+    apply(host, COLLECTOR)
+    host.run([other, "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE"])
+    before = state(host)
+    refused = host.module("fence", services=[MYAPP], backend="iptables")
+    assert refused["failed"] and f"{other} has a rule that translates source addresses (-A POSTROUTING -j MASQUERADE)" in refused["msg"]
+    assert state(host) == before
+    host.run([other, "-t", "nat", "-D", "POSTROUTING", "-j", "MASQUERADE"])
+    apply(host, MYAPP)
+    assert is_fenced(host)
