@@ -14,7 +14,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._policy import pa
 
 KEYS = (
     "source_ports, user, group, classid, unit, addresses, interface, masquerade, protocols, assignment, share_ports,"
-    " listen_ports, namespace, on_violation, exclusive, loopback, log, state, uid, manage_account, allow_admin"
+    " listen_ports, namespace, on_violation, exclusive, loopback, log, state, uid, manage_account, allow_admin,"
+    " size, scope"
 )
 PORTS = "a port 50000, a range 50000-51000, or a list of them"
 NAMES = "1 to 32 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
