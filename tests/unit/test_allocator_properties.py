@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 from random import Random
-from typing import Dict, Tuple
+from typing import Dict, List, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._allocator import Holding, Key, Request, allocate, blocks_of, held_by, rename
 from ansible_collections.portfence.egress.plugins.module_utils._lock_file import LockFile, parse, ranges_of, render
@@ -20,7 +20,9 @@ POOLS = (PortRange(1000, 1130), PortRange(2040, 2100))
 QUARANTINE = 20
 HOSTS = st.sampled_from(["a", "b", "c", "d"])
 SERVICES = st.sampled_from(["app", "db", "on"])
-SIZES = st.integers(1, 40)
+# Few sizes, so that what one gives back would suit the next.
+SIZES = st.sampled_from([1, 15, 16, 40])
+ORDERS = st.randoms(use_true_random=False)
 
 
 class Years(RuleBasedStateMachine):
@@ -32,20 +34,24 @@ class Years(RuleBasedStateMachine):
         self.wanted: Dict[Key, int] = {}
         self.holdings: Tuple[Holding, ...] = ()
 
-    @rule(host=HOSTS, service=SERVICES, domain=st.sampled_from(["x", "y"]), size=SIZES)
-    def host_wants(self, host: str, service: str, domain: str, size: int) -> None:
+    @rule(host=HOSTS, service=SERVICES, domain=st.sampled_from(["x", "y"]), size=SIZES, order=ORDERS)
+    def host_wants(self, host: str, service: str, domain: str, size: int, order: Random) -> None:
         self.wanted[Key(domain, host, service)] = size
+        self.allocation(order)
 
-    @rule(service=SERVICES, size=SIZES)
-    def service_wants(self, service: str, size: int) -> None:
+    @rule(service=SERVICES, size=SIZES, order=ORDERS)
+    def service_wants(self, service: str, size: int, order: Random) -> None:
         self.wanted[Key("", "", service)] = size
+        self.allocation(order)
 
-    @rule(data=st.data())
-    def somebody_leaves(self, data: st.DataObject) -> None:
-        if self.wanted:
-            del self.wanted[data.draw(st.sampled_from(sorted(self.wanted)))]
+    @rule(several=st.lists(st.integers(0, 20), max_size=3), order=ORDERS)
+    def some_leave(self, several: List[int], order: Random) -> None:
+        for index in several:
+            if self.wanted:
+                del self.wanted[sorted(self.wanted)[index % len(self.wanted)]]
+        self.allocation(order)
 
-    @rule(days=st.integers(1, 40))
+    @rule(days=st.integers(1, 2 * QUARANTINE))
     def time_passes(self, days: int) -> None:
         self.today += timedelta(days=days)
 
@@ -61,8 +67,8 @@ class Years(RuleBasedStateMachine):
             if key.host == old:
                 self.wanted[key._replace(host=new)] = self.wanted.pop(key)
 
-    @rule(order=st.randoms(use_true_random=False))
     def allocation(self, order: Random) -> None:
+        """Allocate, and look at what came of it."""
         requests = [Request(key, size, str(key), POOLS) for key, size in sorted(self.wanted.items())]
         before = self.holdings
         got = allocate(holdings=before, requests=requests, today=self.today, quarantine=QUARANTINE)
@@ -132,5 +138,5 @@ def revived(item: Holding, holdings: Tuple[Holding, ...], today: date) -> bool:
     return item.until == today and item._replace(until=None) in holdings
 
 
-Years.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
+Years.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 TestYears = Years.TestCase
