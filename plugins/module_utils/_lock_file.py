@@ -53,9 +53,9 @@ class LockFile:
 
 
 def word(text: str) -> str:
-    """A name as the file writes it."""
+    """A name as the file writes it. Names are printable, see :func:`_pools.read_name`, so that JSON is YAML here."""
     plain = _PLAIN.match(text) and text.lower() not in _RESERVED
-    return text if plain else json.dumps(text)
+    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def render(lock: LockFile) -> str:

@@ -41,7 +41,7 @@ def read_name(variable: str, value: Any, problems: List[Problem]) -> str:
     if value is None:
         return ""
     text = str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
-    if not text.strip() or text != text.strip() or len(text) > 253 or any(ord(sign) < 32 or 0xD800 <= ord(sign) < 0xE000 for sign in text):
-        problems.append(Problem(variable, f"found {shown(value)}; accepted: a name of 1 to 253 characters without control characters"))
+    if not text.strip() or text != text.strip() or len(text) > 253 or not text.isprintable():
+        problems.append(Problem(variable, f"found {shown(value)}; accepted: a name of 1 to 253 printable characters"))
         return ""
     return text

@@ -49,7 +49,7 @@ class Fleet:
         if backend not in ("auto", *PREFIX_BYTES):
             problems.append(Problem("egress_backend", f"found {shown(backend)}; accepted: {', '.join(('auto', *PREFIX_BYTES))}"))
             backend = "auto"
-        host_id = read_name("egress_host_id", values.get("egress_host_id"), problems) or name
+        host_id = read_name("egress_host_id", values.get("egress_host_id"), problems) or read_name("inventory_hostname", name, problems)
         domain = read_name("egress_nat_domain", values.get("egress_nat_domain"), problems)
         pools = read_pools(values.get("egress_port_pools"), problems)
         policy = self._policy(values, "nftables" if backend == "auto" else backend)
