@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ansible_collections.portfence.egress.plugins.module_utils._allocator import Holding
@@ -153,8 +153,7 @@ def holds_address(variable: str, value: Any, address: Address, problems: List[Pr
             path = f"{variable}[{index}]" if listed is value else variable
             problems.append(Problem(path, f"found {shown(item)}; accepted: {_NETWORKS}"))
             continue
-        mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) and network.prefixlen == 128 else None
-        inside = inside or address == mapped or (network.version == address.version and address in network)
+        inside = inside or address in network
     return inside
 
 
@@ -189,7 +188,7 @@ def identify(
             # Where the range is a service's no more, today's policies can't say who had the service.
             if key in present or holding.until is not None:
                 matches.append(Match(key.service, alone, alone, "", holding.ports, holding.since, holding.until))
-        elif key.domain in domains or not ours.isdisjoint({key[:2], last[:2]}):
+        elif key.domain in domains or last[:2] in ours:
             name = hosts.get(last[:2], "")
             matches.append(Match(key.service, key.host, name, key.domain, holding.ports, holding.since, holding.until))
     for host, seen in (*((host, True) for host in inside), *((host, False) for host in behind)):
@@ -197,7 +196,7 @@ def identify(
             # From outside, what all hosts have alike tells the service alone.
             name = host.name if seen or host.scope(item) == "host" else ""
             for part in item.service.source_ports if item.size is None else ():
-                if part.low <= question.port <= part.high and item.service.state == "present":
+                if part.low <= question.port <= part.high:
                     matches.append(Match(item.service.name, name, name, host.domain, part))
     return sorted(set(matches), key=lambda match: (match.service, match.host, match.domain, match.since or date.min))
 

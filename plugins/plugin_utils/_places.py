@@ -13,7 +13,6 @@ from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any, Dict, List, Mapping, Tuple
 
-from ansible.errors import AnsibleError
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._fleet import HostPolicy
 from ansible_collections.portfence.egress.plugins.module_utils._identify import Address, holds_address, plain
@@ -57,13 +56,9 @@ def places(hosts: Mapping[str, Any], address: Address) -> Places:
         own: List[Problem] = []
 
         def value(name: str) -> Any:
-            if name not in raw or fleet.plain(raw[name]):
-                return raw.get(name)
-            try:
-                return hostvars[host][name]
-            except AnsibleError as error:
-                own.append(Problem(name, f"found a template that fails before any host is touched: {error.message}"))
-                return None
+            # A template that fails ends the filter: Ansible then says where the value stands.
+            plainly = name not in raw or fleet.plain(raw[name])
+            return raw.get(name) if plainly else hostvars[host][name]
 
         domain = read_name("egress_nat_domain", value("egress_nat_domain"), own)
         names[domain, read_name("egress_host_id", value("egress_host_id"), own) or host] = host

@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any, Dict, List
@@ -44,6 +47,7 @@ HOLDINGS = (
     holding("east/web2/web", "17408-17919", "2026-01-01", "2026-02-01"),
     holding("east/www2/web", "17408-17919", "2026-02-01"),
     holding("east/gone/web", "17920-18431", "2026-01-01", "2026-01-31"),
+    holding("east/www2/web", "17920-18431", "2026-06-01", "2026-06-30"),
     holding("east/web1/db", "17920-18431", "2026-03-15", "2026-04-01"),
     holding("west/web3/web", "16896-17407", "2026-01-05"),
 )
@@ -195,6 +199,24 @@ def test_all_mistakes_in_places_are_told() -> None:
     assert lines[1] == f"  a: egress_addresses[1]: found 'x'; {accepted}"
     assert lines[2] == f"  a: egress_nat_addresses: found 7; {accepted}"
     assert lines[3].startswith("  b: egress_nat_domain: found ''")
+
+
+def test_templates_are_read_through_ansible(tmp_path: Path, lock: str) -> None:
+    edge = {**EAST, "egress_nat_addresses": ["{{ edge }}"], "edge": "203.0.113.9"}
+    for name, value in (("good", "{{ edge }}"), ("bad", "{{ nowhere }}")):
+        inventory = {"all": {"hosts": {"web1": {**edge, "egress_nat_addresses": value, "egress_services": {"web": WEB}}}}}
+        (tmp_path / name).write_text(yaml.safe_dump(inventory), encoding="utf-8")
+    program = Path(sys.executable).with_name("ansible-playbook")
+    command = [program, "portfence.egress.identify", "-e", f"egress_lock_file={lock}", "-e", "address=203.0.113.9:17000", "-i"]
+    environment = {**os.environ, "ANSIBLE_HOME": str(tmp_path / "home"), "ANSIBLE_NOCOLOR": "1"}
+    good, bad = (
+        subprocess.run([*command, str(tmp_path / name)], env=environment, capture_output=True, text=True, check=False) for name in ("good", "bad")
+    )
+    assert f'"{WEB1}"' in good.stdout
+    assert (good.returncode, bad.returncode) == (0, 2)
+    told = bad.stdout + bad.stderr
+    assert "'nowhere' is undefined" in told
+    assert f"{tmp_path / 'bad'}:" in told
 
 
 def test_it_takes_hosts() -> None:
