@@ -5,15 +5,6 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence
-
-from ansible.errors import AnsibleLookupError
-from ansible.plugins.lookup import LookupBase
-from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, PortFenceError
-from ansible_collections.portfence.egress.plugins.module_utils._lock_file import COMMAND, ranges_of
-from ansible_collections.portfence.egress.plugins.module_utils._pools import read_name
-from ansible_collections.portfence.egress.plugins.plugin_utils._lock_store import lock_path, read
-
 DOCUMENTATION = r"""
 name: allocations
 short_description: The ranges of source ports that were handed out to this host
@@ -49,6 +40,15 @@ _raw:
   type: list
   elements: dict
 """
+
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from ansible.errors import AnsibleLookupError
+from ansible.plugins.lookup import LookupBase
+from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, PortFenceError
+from ansible_collections.portfence.egress.plugins.module_utils._lock_file import COMMAND, ranges_of
+from ansible_collections.portfence.egress.plugins.module_utils._pools import read_name
+from ansible_collections.portfence.egress.plugins.plugin_utils._lock_store import lock_path, read
 
 
 class LookupModule(LookupBase):

@@ -17,7 +17,6 @@ from ansible_collections.portfence.egress.plugins.module_utils._pools import rea
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange, PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._service import Allocated
 
-NO_RANGES: Mapping[Key, PortSet] = {}
 ELSEWHERE = "accepted: ports that no other host of the domain has, auto, or scope: service for a service that has the same ports on all hosts"
 
 
@@ -27,14 +26,14 @@ def host(name: str, services: Dict[str, Any], *, domain: str = "", pools: Option
     return HostPolicy(name, Policy(declared, tuple(problems)), host_id or name, domain, pools)
 
 
-def found(*hosts: HostPolicy, held: Mapping[Key, PortSet] = NO_RANGES) -> List[str]:
+def found(*hosts: HostPolicy, held: Optional[Mapping[Key, PortSet]] = None) -> List[str]:
     """The lines of the report."""
-    return survey(hosts, held)[0].lines()
+    return survey(hosts, held or {})[0].lines()
 
 
 def asked(*hosts: HostPolicy) -> Tuple[Request, ...]:
     """The requests of an inventory without findings."""
-    findings, requests = survey(hosts, NO_RANGES)
+    findings, requests = survey(hosts, {})
     assert findings.lines() == []
     return requests
 
@@ -49,7 +48,7 @@ def test_mistakes_of_many_hosts_are_told_once() -> None:
     lines = found(*hosts)
     assert lines[0] == "h0, h1, h2 and 2 more: egress_services.a.source_ports: found 70000; ports lie between 1 and 65535"
     assert lines[1].startswith("h0, h1, h2 and 2 more: egress_services.b.usr: unknown key")
-    assert str(survey(hosts, NO_RANGES)[0].error(count=5)).startswith("2 findings in the policies of 5 hosts:\n  h0, h1")
+    assert str(survey(hosts, {})[0].error(count=5)).startswith("2 findings in the policies of 5 hosts:\n  h0, h1")
 
 
 def test_overlaps_on_one_host() -> None:
@@ -58,7 +57,8 @@ def test_overlaps_on_one_host() -> None:
 
 
 def test_hosts_of_one_domain_share_no_port() -> None:
-    hosts = [host(name, {"app": {"source_ports": ports}}, domain=domain) for name, ports, domain in (("a", "10-19", "x"), ("b", "15-30", "x"), ("c", "10-19", "y"), ("d", "10-19", ""))]
+    places = (("a", "10-19", "x"), ("b", "15-30", "x"), ("c", "10-19", "y"), ("d", "10-19", ""))
+    hosts = [host(name, {"app": {"source_ports": ports}}, domain=domain) for name, ports, domain in places]
     assert found(*hosts) == [f"b: egress_services.app.source_ports: found 15-30 in the NAT domain x, where 10-19 is app's on a; {ELSEWHERE}"]
 
 
@@ -194,7 +194,7 @@ def test_groups_that_contradict_each_other() -> None:
         " variable egress_services__ANYTHING for each group, or ansible_group_priority to say which one holds"
     ]
     lost = GroupPolicy("web", (True, 1, 1, "web"), 1, frozenset(["all"]), {"egress_services": {"other": {"source_ports": 9}}})
-    assert [str(problem).split(";")[0] for problem in contradictions([groups[0], lost], own=frozenset())] == [
+    assert [str(problem).partition(";")[0] for problem in contradictions([groups[0], lost], own=frozenset())] == [
         "egress_services.app.source_ports: found 1-2 in the group db, and the group web replaces the variable without the service"
     ]
 
