@@ -24,8 +24,8 @@ author:
 description:
   - Takes the variables of all hosts, and an address and a port as a log shows them. Gives the services that have the port, or had
     it at a time, with their host, and since when.
-  - A host has the addresses of its variables C(ansible_host) and C(egress_addresses), and that of its name in the inventory where
-    that is an address. Behind a NAT it is seen under C(egress_nat_addresses). Names are not resolved.
+  - A host has the address in C(ansible_host) or that of its name in the inventory, where these are addresses, and is seen under those
+    of its variable C(egress_addresses), which hosts behind one NAT have in common. Names are not resolved.
   - Ranges that were handed out come from the file of allocated ports, which knows the past, renamed hosts and hosts that are not
     in the inventory any more among it. Ports that are written by hand come from the policies, as they are now.
 options:
@@ -82,19 +82,15 @@ _value:
       description: The day in UTC that was asked about; none for now.
       type: str
       sample: "2026-01-31"
-    inside:
-      description: Hosts that have the address.
-      type: list
-      elements: str
-    behind:
-      description: Hosts that are seen under the address.
+    hosts:
+      description: Hosts that have the address, or are seen under it.
       type: list
       elements: str
     matches:
       description:
         - Services that have the port, or had it then. An empty list means that the port is nobody's.
-        - Each has C(service), C(host) (its name then; empty where the port is the service's on every host), C(present_host) (its name now;
-          empty where it is not in the inventory), C(nat_domain), C(ports), C(since), C(until) and C(allocated).
+        - Each has C(service), C(host) (its name then; empty where it may be several), C(hosts) (the names in the inventory now, of all
+          hosts that it may be), C(nat_domain), C(ports), C(since), C(until) and C(allocated).
       type: list
       elements: dict
     text:
@@ -117,14 +113,14 @@ def identify(
         if question is None:
             raise InputError(what="the question", problems=problems)
         found = places(hosts, question.address)
-        matches = matches_of(question, inside=found.inside, behind=found.behind, hosts=found.names, holdings=_lock(lock_file, inventory_sources).holdings)
+        holdings = _lock(lock_file, inventory_sources).holdings
+        matches = matches_of(question, seen=found.seen, domains=found.domains, hosts=found.names, holdings=holdings)
     except PortFenceError as error:
         raise AnsibleFilterError(str(error)) from error
     return {
         "question": str(question),
         "day": question.day.isoformat() if question.day else None,
-        "inside": [host.name for host in found.inside],
-        "behind": [host.name for host in found.behind],
+        "hosts": [host.name for host in found.seen],
         "matches": [match.to_dict() for match in matches],
         "text": [str(match) for match in matches],
     }

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
-from ansible_collections.portfence.egress.plugins.module_utils._allocator import Holding
+from ansible_collections.portfence.egress.plugins.module_utils._allocator import Holding, Key
 from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._fleet import HostPolicy
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange
@@ -19,6 +19,8 @@ _ADDRESS = "an IPv4 or IPv6 address, with or without a port: 10.1.2.3, 10.1.2.3:
 _PORT = "a port from 1 to 65535"
 _TIME = "a day 2026-01-31 or a time 2026-01-31T23:15:00+01:00 (UTC where it does not say)"
 _NETWORKS = "an IPv4 or IPv6 address, or a network such as 10.1.0.0/16, or a list of them"
+# Hosts that an answer in words names.
+_NAMED = 3
 
 Address = Union[IPv4Address, IPv6Address]
 
@@ -39,15 +41,15 @@ class Question:
 class Match:
     """A service that had the port.
 
-    :ivar host: its name then; empty where the port tells the service alone.
-    :ivar present_host: its name in the inventory now; empty where it is not there any more.
+    :ivar host: its name then; empty where it may be several hosts.
+    :ivar hosts: names in the inventory now, of all hosts that it may be.
     :ivar since: the day on which the range became theirs; None for ports written by hand, which have no history.
     :ivar until: the day on which it was given back; None while it is theirs.
     """
 
     service: str
     host: str
-    present_host: str
+    hosts: Tuple[str, ...]
     domain: str
     ports: PortRange
     since: Optional[date] = None
@@ -58,7 +60,7 @@ class Match:
         return {
             "service": self.service,
             "host": self.host,
-            "present_host": self.present_host,
+            "hosts": list(self.hosts),
             "nat_domain": self.domain,
             "ports": str(self.ports),
             "since": self.since.isoformat() if self.since else None,
@@ -67,13 +69,17 @@ class Match:
         }
 
     def __str__(self) -> str:
-        place = f" on {self.host}" if self.host else ", which has these ports on every host"
-        if self.host and self.present_host != self.host:
-            place += f" (now {self.present_host})" if self.present_host else " (not in the inventory any more)"
+        if not self.host:
+            more = len(self.hosts) - _NAMED
+            place = f"one of {', '.join(self.hosts[:_NAMED])}{f' and {more} more' if more > 0 else ''}"
+        elif self.hosts == (self.host,):
+            place = self.host
+        else:
+            place = f"{self.host} ({f'now {self.hosts[0]}' if self.hosts else 'not in the inventory any more'})"
         domain = f" in the NAT domain {self.domain}" if self.domain else ""
-        if self.since is None:
-            return f"{self.service}{place}{domain}: {self.ports}, written by hand"
-        return f"{self.service}{place}{domain}: {self.ports} since {self.since}{f' until {self.until}' if self.until else ''}"
+        end = f" until {self.until}" if self.until else ""
+        history = f" since {self.since}{end}" if self.since else ", written by hand"
+        return f"{self.service} on {place}{domain}: {self.ports}{history}"
 
 
 def read_question(*, address: object, port: object, time: object, problems: List[Problem]) -> Optional[Question]:
@@ -160,45 +166,55 @@ def holds_address(variable: str, value: Any, address: Address, problems: List[Pr
 def identify(
     question: Question,
     *,
-    inside: Sequence[HostPolicy],
-    behind: Sequence[HostPolicy],
+    seen: Sequence[HostPolicy],
+    domains: FrozenSet[str],
     hosts: Mapping[Tuple[str, str], str],
     holdings: Iterable[Holding],
 ) -> List[Match]:
     """Everybody who had the port on that day, with this address.
 
-    :param inside: hosts that have the address themselves.
-    :param behind: hosts that others see under this address.
+    :param seen: hosts that have the address, or are seen under it.
+    :param domains: NAT domains that are seen under it. Hosts that are not in the inventory any more were, too.
     :param hosts: names in the inventory by NAT domain and the id under which a host holds ranges.
     :param holdings: of the file of allocated ports, with the past.
     :returns: matches in the order of service and host. Several only where the answer is not clear: on the day of a change, or where
         hosts have the same address.
     """
-    known = [holding for holding in holdings if question.port in range(holding.ports.low, holding.ports.high + 1)]
-    domains = {host.domain for host in behind if host.domain}
-    ours = {(host.domain, host.host_id) for host in inside if host.domain}
-    present = {host.key(item) for host in (*inside, *behind) for item in host.policy.declared if item.size is not None}
-    alone = inside[0].name if len(inside) == 1 and not behind else ""
-    matches = []
+    names = {host.name for host in seen}
+    owners: Dict[Key, List[str]] = {}
+    written: Dict[Tuple[str, str, PortRange], List[str]] = {}
+    for host in seen:
+        for item in host.policy.declared:
+            if item.size is not None:
+                owners.setdefault(host.key(item), []).append(host.name)
+                continue
+            for part in item.service.source_ports:
+                if part.low <= question.port <= part.high:
+                    written.setdefault((item.service.name, host.domain, part), []).append(host.name)
+    matches = [Match(service, _only(found), found, domain, part) for (service, domain, part), found in _sorted(written)]
+    known = [holding for holding in holdings if holding.ports.low <= question.port <= holding.ports.high]
     for holding in known:
-        if not _then(holding, question.day):
+        if not seen or not _then(holding, question.day):
             continue
         key, last = holding.key, _last(holding, known).key
-        if not key.domain:
-            # Where the range is a service's no more, today's policies can't say who had the service.
-            if key in present or holding.until is not None:
-                matches.append(Match(key.service, alone, alone, "", holding.ports, holding.since, holding.until))
-        elif key.domain in domains or last[:2] in ours:
-            name = hosts.get(last[:2], "")
-            matches.append(Match(key.service, key.host, name, key.domain, holding.ports, holding.since, holding.until))
-    for host, seen in (*((host, True) for host in inside), *((host, False) for host in behind)):
-        for item in host.policy.declared:
-            # From outside, what all hosts have alike tells the service alone.
-            name = host.name if seen or host.scope(item) == "host" else ""
-            for part in item.service.source_ports if item.size is None else ():
-                if part.low <= question.port <= part.high:
-                    matches.append(Match(item.service.name, name, name, host.domain, part))
-    return sorted(set(matches), key=lambda match: (match.service, match.host, match.domain, match.since or date.min))
+        if key.domain:
+            name = hosts.get((last.domain, last.host))
+            if (key.domain in domains) if name is None else (name in names):
+                present = () if name is None else (name,)
+                matches.append(Match(key.service, key.host, present, key.domain, holding.ports, holding.since, holding.until))
+        elif key in owners or holding.until is not None:
+            # Where the range is a service's no more, the policies of now can't say which hosts had the service.
+            found = tuple(sorted(owners.get(key, names)))
+            matches.append(Match(key.service, _only(found), found, "", holding.ports, holding.since, holding.until))
+    return sorted(matches, key=lambda match: (match.service, match.host, match.domain, match.since or date.min))
+
+
+def _sorted(found: Mapping[Any, List[str]]) -> List[Tuple[Any, Tuple[str, ...]]]:
+    return [(key, tuple(sorted(names))) for key, names in found.items()]
+
+
+def _only(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ""
 
 
 def _then(holding: Holding, day: Optional[date]) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import ip_address
 from types import SimpleNamespace
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, Set, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._fleet import HostPolicy
@@ -22,10 +22,10 @@ from ansible_collections.portfence.egress.plugins.plugin_utils._fleet_variables 
 
 @dataclass(frozen=True)
 class Places:
-    """Hosts that have an address, hosts that are seen under it, and all names by NAT domain and id."""
+    """Hosts that have an address or are seen under it, NAT domains that are, and all names by NAT domain and id."""
 
-    inside: List[HostPolicy]
-    behind: List[HostPolicy]
+    seen: List[HostPolicy]
+    domains: FrozenSet[str]
     names: Dict[Tuple[str, str], str]
 
 
@@ -50,7 +50,9 @@ def places(hosts: Mapping[str, Any], address: Address) -> Places:
     hostvars = hosts if hasattr(hosts, "raw_get") else _Plain(hosts)
     fleet = Fleet(hostvars)
     problems: List[Problem] = []
-    inside, behind, names = [], [], {}
+    seen: List[str] = []
+    domains: Set[str] = set()
+    names: Dict[Tuple[str, str], str] = {}
     for host in hosts:
         raw = hostvars.raw_get(host)
         own: List[Problem] = []
@@ -62,17 +64,16 @@ def places(hosts: Mapping[str, Any], address: Address) -> Places:
 
         domain = read_name("egress_nat_domain", value("egress_nat_domain"), own)
         names[domain, read_name("egress_host_id", value("egress_host_id"), own) or host] = host
-        spoken = {_address(host), _address(value("ansible_host"))}
-        listed = value("egress_addresses")
-        if address in spoken or (listed is not None and holds_address("egress_addresses", listed, address, own)):
-            inside.append(host)
-        outside = value("egress_nat_addresses")
-        if outside is not None and holds_address("egress_nat_addresses", outside, address, own):
-            behind.append(host)
+        given = value("egress_addresses")
+        outside = given is not None and holds_address("egress_addresses", given, address, own)
+        if outside or address in (_address(host), _address(value("ansible_host"))):
+            seen.append(host)
+        if outside and domain:
+            domains.add(domain)
         problems.extend(Problem(f"{host}: {problem.path}", problem.message) for problem in own)
     if problems:
         raise InputError(what="the inventory", problems=problems)
-    return Places(fleet.read(inside), fleet.read(behind), names)
+    return Places(fleet.read(seen), frozenset(domains), names)
 
 
 def _address(value: Any) -> Any:

@@ -25,13 +25,14 @@ WEB = {"source_ports": "auto", "size": 512}
 MAIL = {"source_ports": "auto", "size": 64, "scope": "service"}
 TOOL = {"source_ports": ["50000-50099", 50200]}
 CRON = {"source_ports": "51000-51099", "scope": "service"}
-EAST = {"egress_nat_domain": "east", "egress_nat_addresses": ["203.0.113.7", "2001:db8:7::/64"]}
-WEST = {"egress_nat_domain": "west", "egress_nat_addresses": "203.0.113.8"}
+EAST = {"egress_nat_domain": "east", "egress_addresses": ["203.0.113.7", "2001:db8:7::/64"]}
+WEST = {"egress_nat_domain": "west", "egress_addresses": "203.0.113.8"}
 HOSTS: Dict[str, Dict[str, Any]] = {
     "web1": {**EAST, "ansible_host": "10.1.0.1", "egress_services": {"web": WEB, "mail": MAIL, "cron": CRON}},
-    "www2": {**EAST, "ansible_host": "10.1.0.2", "egress_addresses": ["10.1.9.0/24"], "egress_services": {"web": WEB, "tool": TOOL, "cron": CRON}},
+    "www2": {**EAST, "ansible_host": "10.1.0.2", "egress_addresses": [*EAST["egress_addresses"], "10.1.9.0/24"], "egress_services": {"web": WEB, "tool": TOOL, "cron": CRON}},
     "web3": {**WEST, "ansible_host": "10.1.0.1", "egress_services": {"web": WEB}},
-    "10.4.0.4": {"egress_services": {"mail": MAIL}, "egress_services__team": {"tool": TOOL}},
+    "10.4.0.4": {"egress_services": {"mail": MAIL}, "egress_services__team": {"tool": TOOL}, "egress_addresses": ["192.0.2.99"]},
+    **{f"10.4.0.{number}": {"egress_services": {"mail": MAIL}, "egress_addresses": ["192.0.2.99"]} for number in (5, 6, 7)},
 }
 
 
@@ -43,6 +44,7 @@ def holding(owner: str, ports: str, since: str, until: str = "") -> Holding:
 
 HOLDINGS = (
     holding("mail", "16384-16447", "2026-01-01"),
+    holding("fax", "16448-16511", "2026-01-01", "2026-02-01"),
     holding("east/web1/web", "16896-17407", "2026-01-01"),
     holding("east/web2/web", "17408-17919", "2026-01-01", "2026-02-01"),
     holding("east/www2/web", "17408-17919", "2026-02-01"),
@@ -70,7 +72,7 @@ WEB1 = "web on web1 in the NAT domain east: 16896-17407 since 2026-01-01"
 WWW2 = "web on www2 in the NAT domain east: 17408-17919 since 2026-02-01"
 WEB2 = "web on web2 (now www2) in the NAT domain east: 17408-17919 since 2026-01-01 until 2026-02-01"
 GONE = "web on gone (not in the inventory any more) in the NAT domain east: 17920-18431 since 2026-01-01 until 2026-01-31"
-ANYWHERE = "mail, which has these ports on every host: 16384-16447 since 2026-01-01"
+MAIL1 = "mail on web1: 16384-16447 since 2026-01-01"
 
 
 @pytest.mark.parametrize(
@@ -89,16 +91,21 @@ ANYWHERE = "mail, which has these ports on every host: 16384-16447 since 2026-01
         ("203.0.113.7:16448", "", []),
         ("192.0.2.1:17000", "", []),
         # What a service has everywhere names the service; the address names the host, where it is one's.
-        ("203.0.113.7:16400", "", [ANYWHERE]),
+        ("203.0.113.7:16400", "", [MAIL1]),
+        ("192.0.2.99:16400", "", ["mail on one of 10.4.0.4, 10.4.0.5, 10.4.0.6 and 1 more: 16384-16447 since 2026-01-01"]),
+        ("10.4.0.6:16400", "", ["mail on 10.4.0.6: 16384-16447 since 2026-01-01"]),
         ("10.4.0.4:16400", "", ["mail on 10.4.0.4: 16384-16447 since 2026-01-01"]),
         ("203.0.113.8:16400", "", []),
         # Ports written by hand.
         ("10.4.0.4:50200", "", ["tool on 10.4.0.4: 50200, written by hand"]),
         ("203.0.113.7:50099", "", ["tool on www2 in the NAT domain east: 50000-50099, written by hand"]),
-        ("203.0.113.7:51000", "", ["cron, which has these ports on every host in the NAT domain east: 51000-51099, written by hand"]),
+        ("203.0.113.7:51000", "", ["cron on one of web1, www2 in the NAT domain east: 51000-51099, written by hand"]),
         ("10.1.0.2:51000", "", ["cron on www2 in the NAT domain east: 51000-51099, written by hand"]),
         # The past.
         ("203.0.113.7:17000", "2025-12-31", []),
+        ("203.0.113.7:16448", "2026-01-01", ["fax on one of web1, www2: 16448-16511 since 2026-01-01 until 2026-02-01"]),
+        ("10.4.0.7:16448", "2026-01-01", ["fax on 10.4.0.7: 16448-16511 since 2026-01-01 until 2026-02-01"]),
+        ("192.0.2.1:16448", "2026-01-01", []),
         ("203.0.113.7:17000", "2026-01-01", [WEB1]),
         ("203.0.113.7:17500", "2026-01-15", [WEB2]),
         ("10.1.0.2:17500", "2026-01-15", [WEB2]),
@@ -125,13 +132,12 @@ def test_an_answer_is_data(lock: str) -> None:
     assert got == {
         "question": "203.0.113.7:17500",
         "day": "2026-01-15",
-        "inside": [],
-        "behind": ["web1", "www2"],
+        "hosts": ["web1", "www2"],
         "matches": [
             {
                 "service": "web",
                 "host": "web2",
-                "present_host": "www2",
+                "hosts": ["www2"],
                 "nat_domain": "east",
                 "ports": "17408-17919",
                 "since": "2026-01-01",
@@ -190,21 +196,21 @@ def test_a_mistake_in_the_question(address: Any, port: Any, message: str) -> Non
 
 
 def test_all_mistakes_in_places_are_told() -> None:
-    hosts = {"a": {"egress_addresses": ["10.0.0.1", "x"], "egress_nat_addresses": 7}, "b": {"egress_nat_domain": ""}}
+    hosts = {"a": {"egress_addresses": ["10.0.0.1", "x"]}, "b": {"egress_addresses": 7}, "c": {"egress_nat_domain": ""}}
     with pytest.raises(AnsibleFilterError) as caught:
         identify(hosts, "10.0.0.1", 5)
     lines = str(caught.value).splitlines()
     assert lines[0] == "the inventory has 3 mistakes:"
     accepted = "accepted: an IPv4 or IPv6 address, or a network such as 10.1.0.0/16, or a list of them"
     assert lines[1] == f"  a: egress_addresses[1]: found 'x'; {accepted}"
-    assert lines[2] == f"  a: egress_nat_addresses: found 7; {accepted}"
-    assert lines[3].startswith("  b: egress_nat_domain: found ''")
+    assert lines[2] == f"  b: egress_addresses: found 7; {accepted}"
+    assert lines[3].startswith("  c: egress_nat_domain: found ''")
 
 
 def test_templates_are_read_through_ansible(tmp_path: Path, lock: str) -> None:
-    edge = {**EAST, "egress_nat_addresses": ["{{ edge }}"], "edge": "203.0.113.9"}
+    edge = {**EAST, "egress_addresses": ["{{ edge }}"], "edge": "203.0.113.9"}
     for name, value in (("good", "{{ edge }}"), ("bad", "{{ nowhere }}")):
-        inventory = {"all": {"hosts": {"web1": {**edge, "egress_nat_addresses": value, "egress_services": {"web": WEB}}}}}
+        inventory = {"all": {"hosts": {"web1": {**edge, "egress_addresses": value, "egress_services": {"web": WEB}}}}}
         (tmp_path / name).write_text(yaml.safe_dump(inventory), encoding="utf-8")
     program = Path(sys.executable).with_name("ansible-playbook")
     command = [program, "portfence.egress.identify", "-e", f"egress_lock_file={lock}", "-e", "address=203.0.113.9:17000", "-i"]
