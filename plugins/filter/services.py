@@ -9,8 +9,9 @@ from typing import Any, Callable, Dict, List, Mapping
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, shown
-from ansible_collections.portfence.egress.plugins.module_utils._policy import audited, parse_variables
-from ansible_collections.portfence.egress.plugins.module_utils._service import PREFIX_BYTES
+from ansible_collections.portfence.egress.plugins.module_utils._policy import NOT_ALLOCATED, audited, parse_variables
+from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet, PortSyntaxError
+from ansible_collections.portfence.egress.plugins.module_utils._service import PREFIX_BYTES, Allocated
 
 DOCUMENTATION = r"""
 name: services
@@ -40,6 +41,12 @@ options:
     choices: [audit, enforce]
     default: enforce
     version_added: 0.2.0
+  allocations:
+    description:
+      - What the lookup P(portfence.egress.allocations#lookup) found, the ranges of services with C(source_ports) V(auto).
+      - Without it, V(auto) is a mistake.
+    type: dict
+    version_added: 0.2.0
 """
 
 EXAMPLES = r"""
@@ -61,7 +68,7 @@ _value:
 _ENFORCEMENTS = ("audit", "enforce")
 
 
-def services(variables: Any, backend: str = "auto", enforcement: str = "enforce") -> List[Dict[str, Any]]:
+def services(variables: Any, backend: str = "auto", enforcement: str = "enforce", allocations: Any = None) -> List[Dict[str, Any]]:
     """See DOCUMENTATION. Raises AnsibleFilterError."""
     if not isinstance(variables, Mapping):
         raise AnsibleFilterError("portfence.egress.services takes a mapping of variable names to their values")
@@ -70,10 +77,25 @@ def services(variables: Any, backend: str = "auto", enforcement: str = "enforce"
     if not isinstance(enforcement, str) or enforcement not in _ENFORCEMENTS:
         raise AnsibleFilterError(f"egress_enforcement: found {shown(enforcement)}; accepted: {', '.join(_ENFORCEMENTS)}")
     try:
-        found = parse_variables(variables, backend="nftables" if backend == "auto" else backend)
+        found = parse_variables(variables, backend="nftables" if backend == "auto" else backend, allocated=_allocated(allocations))
     except InputError as error:
         raise AnsibleFilterError(str(error)) from error
     return [service.to_dict() for service in (audited(found) if enforcement == "audit" else found)]
+
+
+def _allocated(allocations: Any) -> Allocated:
+    """What the lookup found, as the policy takes it."""
+    if allocations is None:
+        return NOT_ALLOCATED
+    try:
+        services_ranges, host_ranges = (
+            {str(name): PortSet.parse(ports) for name, ports in allocations[key].items()} for key in ("services", "host")
+        )
+        return Allocated(services_ranges, host_ranges, scope=str(allocations["scope"]), missing=str(allocations["missing"]))
+    except (TypeError, KeyError, AttributeError, PortSyntaxError) as error:
+        raise AnsibleFilterError(
+            f"allocations: found {shown(allocations)}; accepted: what the lookup portfence.egress.allocations finds"
+        ) from error
 
 
 class FilterModule:

@@ -9,27 +9,45 @@ Both doors, the inventory variables and the module parameters, lead through :fun
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._addresses import overlapping
 from ansible_collections.portfence.egress.plugins.module_utils._classid import format_classid
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem, shown
-from ansible_collections.portfence.egress.plugins.module_utils._service import NAME, Declared, Service
+from ansible_collections.portfence.egress.plugins.module_utils._service import NAME, Allocated, Declared, Service
 from ansible_collections.portfence.egress.plugins.module_utils._service_reader import Reader, as_text
+
+# The variables whose services may leave their ports to the playbook allocate.
+VARIABLE = re.compile(r"egress_services(__.+)?\Z")
+NOT_ALLOCATED = Allocated({}, missing="was given; accepted: what the lookup portfence.egress.allocations finds, or ports written by hand")
 
 # Overlaps that are told one by one: of 5,000 services with the same ports there would be 12 million.
 _MOST_OVERLAPS = 1000
 
 
-def parse_variables(variables: Mapping[str, Any], *, backend: str = "nftables") -> Tuple[Service, ...]:
+def parse_variables(
+    variables: Mapping[str, Any], *, backend: str = "nftables", allocated: Allocated = NOT_ALLOCATED
+) -> Tuple[Service, ...]:
     """Merge and read ``egress_services`` and every ``egress_services__*``.
 
     :param variables: variable name to its value, a mapping of service names to services.
     :param backend: which of :data:`PREFIX_BYTES` holds.
+    :param allocated: the ranges of services with ``source_ports: auto``.
     :returns: services sorted by name.
     Raises InputError with every mistake.
     """
+    declared, problems = read_variables(variables, backend=backend, allocated=allocated)
+    if problems:
+        raise InputError(what="the egress policy", problems=problems)
+    return tuple(sorted((item.service for item in declared), key=lambda service: service.name))
+
+
+def read_variables(
+    variables: Mapping[str, Any], *, backend: str, allocated: Allocated
+) -> Tuple[Tuple[Declared, ...], List[Problem]]:
+    """The services of :func:`parse_variables` in the order in which they are written, and every mistake."""
     problems: List[Problem] = []
     declared: List[Declared] = []
     owners: Dict[str, str] = {}
@@ -41,6 +59,7 @@ def parse_variables(variables: Mapping[str, Any], *, backend: str = "nftables") 
         if not isinstance(value, Mapping):
             problems.append(Problem(variable, f"found {shown(value)}; accepted: a mapping of service names to services"))
             continue
+        ours = allocated if VARIABLE.match(variable) else None
         for name in value:
             path = f"{variable}.{_label(name)}"
             if as_text(name) in owners:
@@ -49,11 +68,9 @@ def parse_variables(variables: Mapping[str, Any], *, backend: str = "nftables") 
                 )
                 continue
             owners[as_text(name)] = variable
-            _read_into(declared, problems, path=path, name=name, value=value[name], backend=backend)
+            _read_into(declared, problems, path=path, name=name, value=value[name], backend=backend, allocated=ours)
     problems.extend(conflicts(declared))
-    if problems:
-        raise InputError(what="the egress policy", problems=problems)
-    return tuple(sorted((item.service for item in declared), key=lambda service: service.name))
+    return tuple(declared), problems
 
 
 def parse_list(
@@ -177,9 +194,16 @@ def _second_host_range(present: Sequence[Declared]) -> List[Problem]:
 
 
 def _read_into(
-    declared: List[Declared], problems: List[Problem], *, path: str, name: object, value: object, backend: str
+    declared: List[Declared],
+    problems: List[Problem],
+    *,
+    path: str,
+    name: object,
+    value: object,
+    backend: str,
+    allocated: Optional[Allocated] = None,
 ) -> None:
-    reader = Reader(path=path, problems=problems)
+    reader = Reader(path=path, problems=problems, allocated=allocated)
     if not isinstance(name, str) or not NAME.match(name):
         reader.wrong(
             "",
@@ -190,7 +214,8 @@ def _read_into(
         reader.wrong("", f"found {shown(value)}; accepted: a mapping with at least source_ports")
         return
     # Kept in spite of mistakes: what it contradicts shall be told in the same run.
-    declared.append(Declared(path, reader.service(as_text(name), value, backend)))
+    service = reader.service(as_text(name), value, backend)
+    declared.append(Declared(path, service, size=reader.size, scope=reader.scope))
 
 
 def _label(name: object) -> str:

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any, Dict, Optional, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._classid import format_classid
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
@@ -43,6 +43,10 @@ KEYS = (
     "manage_account",
     "allow_admin",
 )
+# Keys of services in the inventory variables only: they say which ports a service gets, not what becomes of its packets.
+ALLOCATION_KEYS = ("size", "scope")
+SCOPES = ("service", "host")
+LARGEST_SIZE = 32768
 LOG_KEYS = ("prefix", "level", "rate")
 NAMESPACE_KEYS = ("ipv4", "ipv6", "dns")
 
@@ -158,10 +162,37 @@ class Service:
 
 @dataclass(frozen=True)
 class Declared:
-    """A service, and where it was written (a path such as ``egress_services.myapp``)."""
+    """A service, and where it was written (a path such as ``egress_services.myapp``).
+
+    :ivar size: the number of ports that it asks for with ``source_ports: auto``; None where the ports are written by hand.
+    :ivar scope: one of :data:`SCOPES` where it was given.
+    """
 
     path: str
     service: Service
+    size: Optional[int] = None
+    scope: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Allocated:
+    """What ``source_ports: auto`` stands for on a host.
+
+    :ivar services: the ranges of services, the same on every host; None while ranges are still to be allocated, and auto is no port.
+    :ivar host: the ranges of this host's services in its NAT domain.
+    :ivar scope: which of the two a service takes that does not say.
+    :ivar missing: what to say about a service that is not there.
+    """
+
+    services: Optional[Mapping[str, PortSet]] = None
+    host: Mapping[str, PortSet] = field(default_factory=dict)
+    scope: str = SCOPES[0]
+    missing: str = ""
+
+    def find(self, name: str, scope: Optional[str]) -> Optional[PortSet]:
+        """The ports of a service."""
+        ranges = self.host if (scope or self.scope) == "host" else self.services or {}
+        return ranges.get(name)
 
 
 def is_id(name: str) -> bool:

@@ -13,17 +13,21 @@ from ansible_collections.portfence.egress.plugins.module_utils._classid import p
 from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet, PortSyntaxError
 from ansible_collections.portfence.egress.plugins.module_utils._service import (
+    ALLOCATION_KEYS,
     ASSIGNMENTS,
     HIGHEST_ID,
     KEYS,
+    LARGEST_SIZE,
     LOG_KEYS,
     LOG_LEVELS,
     NAMESPACE_KEYS,
     ON_VIOLATION,
     PREFIX_BYTES,
     PROTOCOLS,
+    SCOPES,
     SELECTORS,
     STATES,
+    Allocated,
     Log,
     Namespace,
     Service,
@@ -37,7 +41,7 @@ _SELECTORS_OF = {
     "bpf": ("user", "unit"),
     "namespace": ("user", "group", "classid", "unit"),
 }
-_ONE_RANGE = ("host", "namespace")
+ONE_RANGE = ("host", "namespace")
 
 # No control characters, and no lone surrogates, which the name service can't be asked for.
 _ACCOUNT = re.compile(r"[^\s:,/\x00-\x1f\x7f-\x9f\ud800-\udfff-][^\s:,/\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,255}\Z")
@@ -55,11 +59,19 @@ def as_text(value: object) -> str:
 
 
 class Reader:
-    """Reads one service. Notes mistakes below its path and goes on, so that one run finds them all."""
+    """Reads one service. Notes mistakes below its path and goes on, so that one run finds them all.
 
-    def __init__(self, *, path: str, problems: List[Problem]) -> None:
+    :param allocated: what auto stands for; None where it is not accepted, nor are the keys that go with it.
+    :ivar size: afterwards, the size that came with auto.
+    :ivar scope: afterwards, the scope that was given.
+    """
+
+    def __init__(self, *, path: str, problems: List[Problem], allocated: Optional[Allocated] = None) -> None:
         self.path = path
         self.problems = problems
+        self.allocated = allocated
+        self.size: Optional[int] = None
+        self.scope: Optional[str] = None
 
     def wrong(self, below: str, message: str) -> None:
         joint = "." if below and not below.startswith("[") else ""
@@ -67,7 +79,7 @@ class Reader:
 
     def service(self, name: str, value: Mapping[Any, Any], backend: str) -> Service:
         """The service, with a default in the place of whatever is wrong."""
-        self.unknown_keys(value, KEYS, below="")
+        self.unknown_keys(value, KEYS if self.allocated is None else (*KEYS, *ALLOCATION_KEYS), below="")
         given = {as_text(key): item for key, item in value.items() if item is not None}
         state = self.choice(given, "state", STATES, "present")
         if state == "absent":
@@ -77,7 +89,7 @@ class Reader:
         if selector is None:
             selector, users = "user", (name,)
         assignment = self.choice(given, "assignment", ASSIGNMENTS, "rewrite")
-        ports = self.ports(given)
+        ports = self.ports(name, given)
         exclusive = self.flag(given, "exclusive", assignment != "host")
         loopback = self.flag(given, "loopback", False)
         self.fitting(given, selector, assignment, ports)
@@ -126,7 +138,7 @@ class Reader:
         possible = [name for name in ASSIGNMENTS if selector in _SELECTORS_OF.get(name, SELECTORS)]
         if assignment not in possible:
             self.wrong("assignment", f"found {assignment} with the selector {selector}; accepted there: {', '.join(possible)}")
-        if assignment in _ONE_RANGE and len(ports.ranges) > 1:
+        if assignment in ONE_RANGE and len(ports.ranges) > 1:
             self.wrong(
                 "source_ports",
                 f"found {len(ports.ranges)} ranges with assignment {assignment}; ip_local_port_range holds one range;"
@@ -175,11 +187,42 @@ class Reader:
         self.wrong(key, f"found {shown(value)}; accepted: true, false")
         return default
 
-    def ports(self, given: Mapping[str, Any]) -> PortSet:
+    def ports(self, name: str, given: Mapping[str, Any]) -> PortSet:
+        if self.allocated is not None:
+            self.scope = self.choice(given, "scope", SCOPES, SCOPES[0]) if "scope" in given else None
         if "source_ports" not in given:
             self.wrong("source_ports", "missing; accepted: a port 50000, a range 50000-51000, or a list of them")
             return PortSet()
+        if given["source_ports"] == "auto":
+            return self.automatic(name, given, self.allocated)
+        if self.allocated is not None and "size" in given:
+            self.wrong("size", "accepted only with source_ports: auto")
         return self.port_set("source_ports", given["source_ports"])
+
+    def automatic(self, name: str, given: Mapping[str, Any], allocated: Optional[Allocated]) -> PortSet:
+        if allocated is None:
+            self.wrong(
+                "source_ports",
+                "found 'auto', which the controller replaces in the inventory variables egress_services and egress_services__ANYTHING"
+                " only; accepted here: a port 50000, a range 50000-51000, or a list of them",
+            )
+            return PortSet()
+        value = given.get("size")
+        number = int(value) if isinstance(value, str) and re.match(r"[0-9]{1,5}\Z", value) else value
+        if value is None:
+            self.wrong("size", "missing; source_ports: auto needs the number of ports, such as 512")
+        elif isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= LARGEST_SIZE:
+            self.wrong("size", f"found {shown(value)}; accepted: the number of ports, 1 to {LARGEST_SIZE}")
+        else:
+            self.size = number
+        if allocated.services is None or self.size is None:
+            return PortSet()
+        found = allocated.find(name, self.scope)
+        if found is None or found.size < self.size:
+            have = "no range" if found is None else f"a range of {found.size} ports only"
+            self.wrong("source_ports", f"found 'auto', and {have} for it {allocated.missing}")
+            return PortSet()
+        return found
 
     def listen_ports(self, given: Mapping[str, Any]) -> Optional[PortSet]:
         if "listen_ports" not in given:

@@ -58,6 +58,52 @@ def test_the_backend_decides_about_the_prefix() -> None:
         services(policy, backend="iptables")
 
 
+def test_auto_is_what_was_handed_out() -> None:
+    policy = {"a": {"source_ports": "auto", "size": 100}, "b": {"source_ports": "auto", "size": 100, "scope": "service"}}
+    found = {"services": {"a": ["1000-1127"], "b": ["2000-2127"]}, "host": {"a": ["3000-3127"]}, "missing": "is here"}
+    for scope, ports in (("service", "1000-1127"), ("host", "3000-3127")):
+        got = services({"egress_services": policy}, allocations={**found, "scope": scope})
+        assert [item["source_ports"] for item in got] == [[ports], ["2000-2127"]]
+        assert all("size" not in item and "scope" not in item for item in got)
+
+
+def test_auto_without_a_range() -> None:
+    policy = {"egress_services": {"a": {"source_ports": "auto", "size": 100}, "b": {"source_ports": "auto", "size": 100}}}
+    found = {"services": {"a": ["1000-1063"]}, "host": {}, "scope": "service", "missing": "is in f; run: allocate"}
+    with pytest.raises(AnsibleFilterError) as error:
+        services(policy, allocations=found)
+    assert str(error.value).splitlines()[1:] == [
+        "  egress_services.a.source_ports: found 'auto', and a range of 64 ports only for it is in f; run: allocate",
+        "  egress_services.b.source_ports: found 'auto', and no range for it is in f; run: allocate",
+    ]
+    with pytest.raises(AnsibleFilterError, match="no range for it was given; accepted: what the lookup"):
+        services(policy)
+    with pytest.raises(AnsibleFilterError, match="replaces in the inventory variables egress_services"):
+        services({"service_policy": policy["egress_services"]}, allocations=found)
+
+
+@pytest.mark.parametrize("allocations", [5, {}, {**dict.fromkeys(["services", "host"], {"a": "x"}), "scope": "host", "missing": ""}])
+def test_allocations_that_are_none(allocations: Any) -> None:
+    with pytest.raises(AnsibleFilterError, match="^allocations: found .*; accepted: what the lookup"):
+        services({}, allocations=allocations)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"source_ports": "auto"}, ".size: missing; source_ports: auto needs the number of ports, such as 512"),
+        ({"source_ports": "auto", "size": 0}, ".size: found 0; accepted: the number of ports, 1 to 32768"),
+        ({"source_ports": "auto", "size": "x"}, ".size: found 'x'; accepted: the number of ports, 1 to 32768"),
+        ({"source_ports": 5, "size": 5}, ".size: accepted only with source_ports: auto"),
+        ({"source_ports": 5, "scope": "all"}, ".scope: found 'all'; accepted: service, host"),
+    ],
+)
+def test_keys_of_the_allocation(given: Any, message: str) -> None:
+    with pytest.raises(AnsibleFilterError) as error:
+        services({"egress_services": {"a": given}})
+    assert f"egress_services.a{message}" in str(error.value)
+
+
 @pytest.mark.parametrize("backend", ["pf", "", None, ["nftables"], {}, 5])
 def test_an_unknown_backend(backend: Any) -> None:
     with pytest.raises(AnsibleFilterError, match="^backend: found .*; accepted: auto, nftables, iptables$"):

@@ -14,8 +14,11 @@ from ansible_collections.portfence.egress.plugins.module_utils._policy import pa
 
 KEYS = (
     "source_ports, user, group, classid, unit, addresses, interface, masquerade, protocols, assignment, share_ports,"
-    " listen_ports, namespace, on_violation, exclusive, loopback, log, state, uid, manage_account, allow_admin"
+    " listen_ports, namespace, on_violation, exclusive, loopback, log, state, uid, manage_account, allow_admin,"
+    " size, scope"
 )
+# A list of a module has its ports already.
+LIST_KEYS = KEYS.replace(", size, scope", "")
 PORTS = "a port 50000, a range 50000-51000, or a list of them"
 NAMES = "1 to 32 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
 PROTOCOLS = "tcp, udp, sctp, dccp, udplite"
@@ -314,7 +317,7 @@ def test_mistakes_of_a_list() -> None:
         "  services[2].name: missing; every service of a list needs a name",
         "  services[4].name: a is already services[3].name",
         f"  services[5]: found the service name a list; accepted: {NAMES}",
-        f"  services[6].source_port: unknown key; did you mean source_ports? accepted: {KEYS}",
+        f"  services[6].source_port: unknown key; did you mean source_ports? accepted: {LIST_KEYS}",
         f"  services[6].source_ports: missing; accepted: {PORTS}",
     ]
 

@@ -1,0 +1,83 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The file of allocated ports on the controller: where it is, what it says, and its replacement."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from typing import Any, Optional
+
+from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
+from ansible_collections.portfence.egress.plugins.module_utils._lock_file import COMMAND, NAME
+
+
+def lock_path(given: Any, sources: Any) -> str:
+    """Where the file is: what the user says, or beside the first source of the inventory.
+
+    :param given: the variable ``egress_lock_file``, None where it is not set.
+    :param sources: the magic variable ``ansible_inventory_sources``.
+    """
+    if given is not None:
+        if not isinstance(given, str) or not given.strip():
+            raise PortFenceError(f"egress_lock_file: found {given!r}; accepted: the path of a file on the controller")
+        return os.path.abspath(os.path.expanduser(given))
+    first = next((source for source in sources or () if isinstance(source, str) and os.path.exists(source)), None)
+    if first is None:
+        raise PortFenceError(f"egress_lock_file: missing, and the inventory is no file that {NAME} could lie beside; accepted: a path")
+    folder = first if os.path.isdir(first) else os.path.dirname(os.path.abspath(first))
+    return os.path.join(folder, NAME)
+
+
+def read(path: str) -> Optional[str]:
+    """The text of the file; None where there is none. Raises PortFenceError."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PortFenceError(f"{path} can't be read: {error}") from error
+
+
+def replace(path: str, text: str, *, expected: Optional[str]) -> None:
+    """Put a new text in the place of the one that was read, in one step, or leave the file alone.
+
+    :param expected: what was read; None for no file.
+    Raises PortFenceError where the file is no longer that. The folder is locked (flock) while the two are compared and
+    the file is replaced, so that of two runs at once one is refused.
+    """
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if read(target) != expected:
+                raise PortFenceError(
+                    f"{path} was changed by somebody else since this run read it, and is left as it is now."
+                    f" Look at what changed (git diff), then run again: {COMMAND}"
+                )
+            _write(target, text, folder)
+            os.fsync(lock)
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise PortFenceError(f"{path} can't be written: {error}") from error
+
+
+def _write(target: str, text: str, folder: str) -> None:
+    mode = os.stat(target).st_mode & 0o7777 if os.path.exists(target) else 0o644
+    handle, name = tempfile.mkstemp(prefix=f".{os.path.basename(target)}.", dir=folder)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -1,0 +1,143 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The playbooks allocate and validate on an inventory of three hosts in two NAT domains. They connect to no host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+import yaml
+
+SERVICES = {"app": {"source_ports": "auto", "size": 200}, "all": {"source_ports": "auto", "size": 1000, "scope": "service"}}
+LINES = """\
+  - {service: all, ports: 16384-17407, since: 2026-01-31}
+  - {domain: x, host: web1, service: app, ports: 17408-17663, since: 2026-01-31}
+  - {domain: x, host: web2, service: app, ports: 17664-17919, since: 2026-01-31}
+  - {domain: z, host: web3, service: app, ports: 17408-17663, since: 2026-01-31}
+"""
+
+
+class Control:
+    """A folder with an inventory, and ansible-playbook."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lock = folder / "port-allocations.yml"
+        self.inventory: Dict[str, Any] = {
+            "all": {
+                "vars": {"egress_services": SERVICES, "egress_allocation_date": "2026-01-31"},
+                "children": {
+                    "site_x": {"hosts": {"web1": {}, "web2": {}}, "vars": {"egress_nat_domain": "x"}},
+                    "site_z": {"hosts": {"web3": {}}, "vars": {"egress_nat_domain": "z"}},
+                },
+            }
+        }
+
+    def play(self, playbook: str, *options: str) -> "subprocess.CompletedProcess[str]":
+        """Run a playbook of the collection."""
+        (self.folder / "hosts.yml").write_text(yaml.safe_dump(self.inventory), encoding="utf-8")
+        done = subprocess.run(
+            [Path(sys.executable).with_name("ansible-playbook"), "-i", "hosts.yml", f"portfence.egress.{playbook}", *options],
+            cwd=self.folder,
+            env={**os.environ, "ANSIBLE_HOME": str(self.folder / "home"), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCALHOST_WARNING": "0"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stdout + done.stderr
+        return done
+
+    def ok(self, playbook: str, *options: str) -> str:
+        """Its output, where it must not fail."""
+        done = self.play(playbook, *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def refused(self, playbook: str, *options: str) -> str:
+        """Its output, where it must fail."""
+        done = self.play(playbook, *options)
+        assert done.returncode != 0, done.stdout
+        return done.stdout + done.stderr
+
+    def lines(self) -> str:
+        """The ranges in the file."""
+        return self.lock.read_text(encoding="utf-8").partition("ranges:\n")[2]
+
+
+@pytest.fixture(name="control")
+def fixture_control(tmp_path: Path) -> Control:
+    return Control(tmp_path)
+
+
+def test_allocate_twice_then_validate(control: Control) -> None:
+    missing = control.refused("validate")
+    assert "web1, web2, web3: egress_services.app.source_ports: found auto, and no range for it is in " in missing
+    assert "port-allocations.yml; run: ansible-playbook portfence.egress.allocate -i INVENTORY" in missing
+
+    predicted = control.ok("allocate", "--check", "--diff")
+    assert "+  - {domain: x, host: web2, service: app, ports: 17664-17919, since: 2026-01-31}" in predicted
+    assert "4 ranges, 4 handed out, 0 given back (check mode: nothing was written)" in predicted
+    assert "changed=1" in predicted
+    assert not control.lock.exists()
+
+    assert "4 ranges, 4 handed out, 0 given back" in control.ok("allocate")
+    assert control.lines() == LINES
+    written = control.lock.read_bytes()
+    again = control.ok("allocate", "-e", "egress_allocation_date=2027-12-31", "--limit", "web1")
+    assert "changed=0" in again
+    assert control.lock.read_bytes() == written
+    assert "3 hosts, 6 services: nothing found" in control.ok("validate")
+
+
+def test_a_host_leaves_another_is_renamed_and_one_has_an_id(control: Control) -> None:
+    control.ok("allocate")
+    children = control.inventory["all"]["children"]
+    children["site_x"]["hosts"] = {"new1": {}}
+    children["site_z"]["hosts"] = {"new3": {"egress_host_id": "web3"}}
+    control.ok("allocate", "-e", '{"egress_renamed_hosts": {"web1": "new1"}, "egress_allocation_date": "2026-02-01"}')
+    assert control.lines().splitlines()[1:] == [
+        "  - {domain: x, host: new1, service: app, ports: 17408-17663, since: 2026-02-01}",
+        "  - {domain: x, host: web1, service: app, ports: 17408-17663, since: 2026-01-31, until: 2026-02-01}",
+        "  - {domain: x, host: web2, service: app, ports: 17664-17919, since: 2026-01-31, until: 2026-02-01}",
+        "  - {domain: z, host: web3, service: app, ports: 17408-17663, since: 2026-01-31}",
+    ]
+    children["site_x"]["hosts"] = {"new1": {}, "web9": {}}
+    control.ok("allocate", "-e", "egress_allocation_date=2026-02-10", "-e", "egress_quarantine_days=10")
+    assert "host: web9, service: app, ports: 17920-18175, since: 2026-02-10" in control.lines()
+
+
+def test_a_file_that_changes_while_it_is_planned_is_left_alone(control: Control) -> None:
+    control.ok("allocate")
+    children = control.inventory["all"]["children"]
+    # While the variables of this host are read, somebody else writes the file.
+    command = f"echo '# by another' >> {control.lock}; echo z"
+    children["site_z"]["hosts"]["web4"] = {"another": command, "egress_nat_domain": "{{ lookup('pipe', another) }}"}
+    assert "port-allocations.yml was changed by somebody else since this run read it" in control.refused("allocate")
+    assert control.lines() == LINES + "# by another\n"
+
+
+def test_everything_that_is_wrong_is_in_one_report(control: Control) -> None:
+    everywhere = control.inventory["all"]
+    everywhere["vars"]["egress_port_pools"] = ["20000-20999", "20500-21999"]
+    everywhere["vars"]["egress_services__hand"] = {"hand": {"source_ports": 20100, "on_violation": "shout"}}
+    everywhere["children"]["one"] = {"hosts": {"web1": {}}, "vars": {"egress_services__x": {"x": {"source_ports": 1000}}}}
+    everywhere["children"]["two"] = {"hosts": {"web1": {}}, "vars": {"egress_services__x": {"x": {"source_ports": 2000}}}}
+    everywhere["children"]["site_z"]["hosts"]["web3"] = {"egress_services__y": "{{ not_there }}"}
+    said = control.refused("allocate")
+    for line in (
+        "findings in the policies of 3 hosts:",
+        "web1, web2, web3: egress_port_pools[1]: found 20500-21999, which overlaps with 20000-20999 of egress_port_pools[0]",
+        "web1, web2, web3: egress_services__hand.hand.on_violation: found 'shout'; accepted: drop, reject, log",
+        "web1, web2, web3: egress_services__hand.hand.source_ports: found 20100, which lies inside the pools 20000-21999",
+        "web1: egress_services__x.x.source_ports: found 1000 in the group one and 2000 in the group two, which Ansible prefers",
+        "web2: egress_services__hand.hand.source_ports: found 20100 in the NAT domain x, where 20100 is hand's on web1",
+        "web3: egress_services__y: found a template that fails before any host is touched: ",
+    ):
+        assert line in said, line
+    assert not control.lock.exists()
