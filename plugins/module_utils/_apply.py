@@ -277,8 +277,6 @@ class FenceOfHost:
         persisting = steps.fence_file is not None or steps.write or steps.forget or steps.remember
         if persisting:
             self._store.prepare()
-        if steps.remember:
-            self._store.remember(outcome.services_before, backend=outcome.backend_before)
         staged = None if steps.fence_file is None else self._host.stage(self._backend.boot.file, steps.fence_file)
         try:
             if steps.load is not None:
@@ -289,6 +287,8 @@ class FenceOfHost:
             if staged is not None:
                 staged.discard()
             raise
+        if steps.remember:
+            self._store.remember(outcome.services_before, backend=outcome.backend_before)
         if steps.bpf.assignments:
             # The fence translates what these leave, so it has to be there before they change.
             self._bpf.run(steps.bpf)

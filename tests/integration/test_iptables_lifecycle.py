@@ -248,7 +248,7 @@ def test_a_chain_of_our_name_that_we_did_not_write(host: Lab, state: str) -> Non
 def test_a_load_that_is_refused_in_the_middle_is_taken_back(host: Lab) -> None:
     """The dry run passes, then IPv6 fails: IPv4 has its old fence again."""
     apply(host, MYAPP)
-    before = rules(host)
+    before, kept = rules(host), host.module("fence_info")["previous"]
     real = host.run(["readlink", "-f", "/usr/sbin/ip6tables-restore"]).out.strip()
     # Only the dry run has another network namespace than PID 1 of the lab.
     script = (
@@ -260,7 +260,8 @@ def test_a_load_that_is_refused_in_the_middle_is_taken_back(host: Lab) -> None:
     result = host.module("fence", services=[{**MYAPP, "source_ports": "51000-51999"}], backend="iptables")
     assert result["failed"] and "busy" in result["msg"]
     assert rules(host) == before
-    assert host.run(["ls", "/etc/portfence"]).out.split() == ["fence.iptables", "services.d"]
+    assert host.run(["ls", "/etc/portfence"]).out.split() == ["fence.iptables", "previous.json", "services.d"]
+    assert host.module("fence_info")["previous"] == kept
 
 
 @pytest.mark.parametrize("program", ["iptables", "ip6tables"])
