@@ -36,7 +36,7 @@ table inet watch {
 def launched(host: Host, service: str, program: str) -> set[int]:
     """Start one of PROGRAMS with portfence-run; every source port that the peer saw of it."""
     peer = "ip netns exec peer nft"
-    host.check_output("printf '%s' %s | %s -f -" % ("%s", "%s", peer), _WATCH % {"port": PORT})
+    host.check_output(f"echo %s | {peer} -f -", _WATCH % {"port": PORT})
     try:
         result = host.run(f"portfence-run {service} -- {PROGRAMS[program]} </dev/null")
         assert "portfence-run:" not in result.stderr, result.stderr
