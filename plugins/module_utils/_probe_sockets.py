@@ -9,7 +9,8 @@ What the kernel remembers of a socket is where the thread was that opened it:
 - Its class (net_cls). A thread can be alone in a class (the file ``tasks``). A socket that is handed to another process takes
   the class of that process (__receive_sock()), and all sockets of a process that is moved take the new one, so a thread of
   this process it is, which is there before the first socket.
-- Its cgroup v2, for good. Only whole processes move, so that a child opens the socket and hands it over.
+- Its cgroup v2, for good. Only whole processes move, so that a child opens the socket and hands it over. eBPF programs look at
+  the process that binds or connects as well, so that the child does that, too.
 
 Nothing of it stays behind: threads and children end with the probe, also when that is killed.
 """
@@ -23,7 +24,7 @@ import socket
 import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Dict, NoReturn, Optional, Sequence, Union
+from typing import Any, Dict, NoReturn, Optional, Sequence, Union
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._netns import die_with_parent, enter_network
@@ -136,6 +137,7 @@ class _Child:
     def __init__(self, place: Place) -> None:
         """Raises NotOpened."""
         self._place = place
+        self._errno = 0
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
         self._pid = os.fork()
@@ -152,15 +154,22 @@ class _Child:
 
     def open(self, attempt: Attempt) -> socket.socket:
         """A socket of the unit, which the child opens as the account. Raises NotOpened."""
-        account = attempt.account
-        try:
-            self._control.sendall(f"{attempt.family} {attempt.protocol} {account.uid} {account.gid}".encode("ascii"))
-        except OSError as error:
-            raise self._ended() from error
-        sock = self._hear()
+        sock = self._ask("open", attempt.account, attempt.family, attempt.protocol)
         if sock is None:
             raise self._ended()
-        return sock
+        return _UnitSocket(handle=sock.detach(), child=self, account=attempt.account)
+
+    def act(self, verb: str, sock: socket.socket, account: Account, *address: Any) -> int:
+        """Have the child bind, connect or close its copy of a socket; 0 or an errno. Raises NotOpened."""
+        self._ask(verb, account, os.fstat(sock.fileno()).st_ino, *address)
+        return self._errno
+
+    def _ask(self, verb: str, account: Account, *words: Any) -> Optional[socket.socket]:
+        try:
+            self._control.sendall(" ".join(map(str, (verb, account.uid, account.gid, *words))).encode("ascii"))
+        except OSError as error:
+            raise self._ended() from error
+        return self._hear()
 
     def close(self) -> None:
         """End the child, and take away what it may have made. Raises HostError."""
@@ -186,7 +195,8 @@ class _Child:
             said, handles, _flags, _address = socket.recv_fds(self._control, 1024, 1)
         except OSError as error:
             raise self._ended() from error
-        if said == b"ok":
+        if said.startswith(b"done "):
+            self._errno = int(said.split()[1])
             return socket.socket(fileno=handles[0]) if handles else None
         number, _space, why = said.decode("utf-8").partition(" ")
         if number.isdigit() and int(number) in (errno.ENOENT, errno.ENODEV):
@@ -202,20 +212,73 @@ def _serve(*, parent: int, place: Place, control: socket.socket) -> NoReturn:
     try:
         die_with_parent(parent)
         _join(place.path)
-        control.sendall(b"ok")
+        control.sendall(b"done 0")
+        held: Dict[str, socket.socket] = {}
         while True:
             request = control.recv(1024).decode("ascii").split()
             if not request:
                 break
-            family, protocol, uid, gid = request
-            with acting_as(Account(uid, int(uid), int(gid))), _open(family, protocol) as sock:
-                socket.send_fds(control, [b"ok"], [sock.fileno()])
+            verb, uid, gid, *words = request
+            with acting_as(Account(uid, int(uid), int(gid))):
+                if verb == "open":
+                    sock = _open(*words)
+                    held[str(os.fstat(sock.fileno()).st_ino)] = sock
+                    socket.send_fds(control, [b"done 0"], [sock.fileno()])
+                else:
+                    control.sendall(f"done {_obey(verb, held, *words)}".encode("ascii"))
     except OSError as error:
         _tell(control, f"{error.errno} {place.path}: {error.strerror}")
     except HostError as error:
         _tell(control, f"- {error}")
     finally:
         os._exit(0)
+
+
+def _obey(verb: str, held: Dict[str, socket.socket], inode: str, *address: str) -> int:
+    """Do something with a socket; 0 or an errno."""
+    if verb == "close":
+        held.pop(inode).close()
+        return 0
+    to = (address[0], int(address[1]))
+    if verb == "connect":
+        return held[inode].connect_ex(to)
+    try:
+        held[inode].bind(to)
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+class _UnitSocket(socket.socket):
+    """A socket that a child has a copy of, and binds and connects."""
+
+    def __init__(self, *, handle: int, child: _Child, account: Account) -> None:
+        super().__init__(fileno=handle)
+        self._child: Optional[_Child] = child
+        self._account = account
+
+    def bind(self, address: Any) -> None:
+        """Like any socket's. Raises NotOpened, too."""
+        error = self._act("bind", address)
+        if error:
+            raise OSError(error, os.strerror(error))
+
+    def connect_ex(self, address: Any) -> int:
+        """Like any socket's. Raises NotOpened, too."""
+        return self._act("connect", address)
+
+    def close(self) -> None:
+        """Close both copies. The child may have ended, and its copies with it."""
+        child, self._child = self._child, None
+        if child is not None:
+            try:
+                child.act("close", self, self._account)
+            except NotOpened:
+                pass
+        super().close()
+
+    def _act(self, verb: str, address: Any) -> int:
+        return errno.EBADF if self._child is None else self._child.act(verb, self, self._account, *address[:2])
 
 
 def _tell(control: socket.socket, text: str) -> None:
