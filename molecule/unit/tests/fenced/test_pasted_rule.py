@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
+from asking import MYAPP, asked, ports
 from testinfra.host import Host
-from test_units import MYAPP, asked, ports
 
 PASTED = """
 table inet pasted {
