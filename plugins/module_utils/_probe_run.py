@@ -120,7 +120,11 @@ def run_probe(
         given=_probe.Circumstances(
             accounts=accounts_of(resolved, other, ruleset=ruleset, host=host),
             host_range={item.service.name for item in resolved if item.service.assignment == "host"},
-            strict={item.service.name for item in resolved if item.service.assignment == "bpf"},
+            strict={
+                item.service.name
+                for item in resolved
+                if item.service.assignment == "bpf" and item.service.on_violation != "log"
+            },
             walled={
                 item.service.name: item.service.listen_ports
                 for item in resolved
