@@ -10,39 +10,40 @@ import re
 
 from testinfra.host import Host
 
-# Nothing listens there: every program ends at once. What it sent, the kernel of the peer has seen.
-PORT = 9100
-PROGRAMS = {
-    "curl": f"curl --silent http://203.0.113.2:{PORT}/",
-    "wget": f"wget --quiet --tries=1 --output-document=- http://203.0.113.2:{PORT}/",
-    "nc": f"nc -w 2 203.0.113.2 {PORT}",
-    "dig": f"dig +tries=1 +time=1 @203.0.113.2 -p {PORT} example.org",
-    "ssh": f"ssh -o BatchMode=yes -o StrictHostKeyChecking=no -o ConnectTimeout=2 -p {PORT} 203.0.113.2 true",
-    "git": f"git ls-remote git://203.0.113.2:{PORT}/project",
-    "python3": f"python3 /usr/local/lib/test-host/connect.py tcp 2001:db8:1::2 {PORT}",
+# Every program has a port of its own, where nothing listens: it ends at once. What it sent, the kernel of the peer has seen.
+PORTS = {"curl": 9101, "wget": 9102, "nc": 9103, "dig": 9104, "ssh": 9105, "git": 9106, "python3": 9107}
+COMMANDS = {
+    "curl": "curl --silent http://203.0.113.2:9101/",
+    "wget": "wget --quiet --tries=1 --output-document=- http://203.0.113.2:9102/",
+    "nc": "nc -w 2 203.0.113.2 9103",
+    "dig": "dig +tries=1 +time=1 @203.0.113.2 -p 9104 example.org",
+    "ssh": "ssh -o BatchMode=yes -o StrictHostKeyChecking=no -o ConnectTimeout=2 -p 9105 203.0.113.2 true",
+    "git": "git ls-remote git://203.0.113.2:9106/project",
+    "python3": "python3 /usr/local/lib/test-host/connect.py tcp 2001:db8:1::2 9107",
 }
+# Tests of one host may run at the same time.
 _WATCH = """
-table inet watch {
-    set ports { type inet_service; flags dynamic; }
-    chain input {
+table inet {table} {{
+    set ports {{ type inet_service; flags dynamic; }}
+    chain input {{
         type filter hook input priority -10;
-        tcp dport %(port)d tcp flags & (syn | ack) == syn add @ports { tcp sport }
-        udp dport %(port)d add @ports { udp sport }
-    }
-}
+        tcp dport {port} tcp flags & (syn | ack) == syn add @ports {{ tcp sport }}
+        udp dport {port} add @ports {{ udp sport }}
+    }}
+}}
 """
 
 
 def launched(host: Host, service: str, program: str) -> set[int]:
-    """Start one of PROGRAMS with portfence-run; every source port that the peer saw of it."""
-    peer = "ip netns exec peer nft"
-    host.check_output(f"echo %s | {peer} -f -", _WATCH % {"port": PORT})
+    """Start one of COMMANDS with portfence-run; every source port that the peer saw of it."""
+    peer, table = "ip netns exec peer nft", f"watch_{service}_{program}"
+    host.check_output(f"echo %s | {peer} -f -", _WATCH.format(table=table, port=PORTS[program]))
     try:
-        result = host.run(f"portfence-run {service} -- {PROGRAMS[program]} </dev/null")
+        result = host.run(f"portfence-run {service} -- {COMMANDS[program]} </dev/null")
         assert "portfence-run:" not in result.stderr, result.stderr
-        listed = host.check_output(f"{peer} list set inet watch ports")
+        listed = host.check_output(f"{peer} list set inet {table} ports")
     finally:
-        host.check_output(f"{peer} delete table inet watch")
+        host.check_output(f"{peer} delete table inet {table}")
     elements = re.search(r"elements = \{([^}]*)\}", listed)
     assert elements, f"nothing arrived: {result.stdout}{result.stderr}"
     return {int(port) for port in re.findall(r"\d+", elements[1])}
