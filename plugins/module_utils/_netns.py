@@ -127,6 +127,15 @@ def leave_network() -> None:
         ) from error
 
 
+def enter_network(path: str) -> None:
+    """Move this thread to the network namespace of a file (setns(2)). Raises OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _system("setns", handle, _CLONE_NEWNET)
+    finally:
+        os.close(handle)
+
+
 def _system(name: str, *args: int) -> None:
     # Python has os.unshare from 3.12 on, and never prctl.
     library = ctypes.CDLL(None, use_errno=True)

@@ -13,6 +13,8 @@ The checks of a service, each for every protocol and family:
     an account of no service binds to a port of the service;
 ``other_elsewhere``
     an account of no service connects with a socket that it did not bind.
+
+An account of a service is one that the fence looks for, or any account in the unit, class or network namespace of the service.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ from __future__ import annotations
 import errno
 import os
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._netns import FAMILIES
 from ansible_collections.portfence.egress.plugins.module_utils._ports import HIGHEST, PortRange, PortSet
-from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Packet, Ruleset
+from ansible_collections.portfence.egress.plugins.module_utils._probe_place import Account
+from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Packet, Ruleset, ServiceRules
 
 # sctp, dccp and udplite need programs and kernel modules on both sides that hosts rarely have.
 PROBED_PROTOCOLS = ("tcp", "udp")
@@ -50,15 +53,6 @@ _BLOCKING = (
 
 
 @dataclass(frozen=True)
-class Account:
-    """Who opens a socket. The name is for people."""
-
-    name: str
-    uid: int
-    gid: int
-
-
-@dataclass(frozen=True)
 class Circumstances:
     """What a plan depends on beside the policy.
 
@@ -69,6 +63,8 @@ class Circumstances:
     :ivar first_free_port: the lowest port that an account without privileges may bind to
         (net.ipv4.ip_unprivileged_port_start).
     :ivar strict: services that eBPF does not let bind to a port outside.
+    :ivar walled: services whose units may be kept from binding to a port outside, by systemd, and the ports beside the
+        source ports that they may bind to.
     """
 
     accounts: Mapping[str, Sequence[Account]]
@@ -77,6 +73,7 @@ class Circumstances:
     unreachable: Mapping[str, str]
     first_free_port: int
     strict: Collection[str] = ()
+    walled: Mapping[str, PortSet] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,6 +83,7 @@ class Attempt:
     :ivar ports: where to bind, any free one of them; None for a socket that is not bound.
     :ivar assigned: whether the host has to see to it that the connection gets a port of the service.
     :ivar unbindable: whether eBPF has to refuse the bind.
+    :ivar walled: whether systemd may refuse the bind. It does where it is new enough, from the next start of the unit on.
     :ivar skipped: why it can't be tried.
     """
 
@@ -97,6 +95,7 @@ class Attempt:
     ports: Optional[PortSet] = None
     assigned: bool = False
     unbindable: bool = False
+    walled: bool = False
     skipped: Optional[str] = None
 
     @property
@@ -197,11 +196,19 @@ class Law:
         ranges = ((part.low, part.high, rules) for rules in ruleset.services for part in rules.ports)
         self._ranges = sorted(ranges, key=lambda item: item[0])
         self._lows = [low for low, _high, _rules in self._ranges]
+        self._by_place = [rules for rules in ruleset.services if rules.units or rules.classid is not None]
+        self._by_name = {rules.name: rules for rules in ruleset.services}
+
+    def service(self, name: str) -> ServiceRules:
+        """The rules of a service."""
+        return self._by_name[name]
 
     def near(self, packet: Packet) -> Ruleset:
-        """The services whose account or port a packet has: the only ones that can have a say about it."""
+        """The services whose account, place or port a packet has: the only ones that can have a say about it."""
         found = [self._by_uid.get(-1 if packet.uid is None else packet.uid)]
         found.append(self._by_gid.get(-1 if packet.gid is None else packet.gid))
+        if packet.unit is not None or packet.classid is not None:
+            found.extend(self._by_place)
         # Services of one host share no port, so the last range that begins before it is the only one to look at.
         place = bisect_right(self._lows, packet.source_port) - 1
         if place >= 0 and packet.source_port <= self._ranges[place][1]:
@@ -221,7 +228,7 @@ def plan(ruleset: Ruleset, *, names: Sequence[str], given: Circumstances) -> Tup
         for account in given.accounts[rules.name]:
             checks.append(("unmodified", account, None, rules.rewrite or rules.name in given.host_range))
             checks.append(("bind_inside", account, rules.ports, rules.rewrite))
-            checks.append(("bind_outside", account, unclaimed, rules.rewrite))
+            checks.append(("bind_outside", account, unclaimed - given.walled.get(rules.name, PortSet()), rules.rewrite))
         checks.append(("other_inside", given.other, rules.ports, False))
         checks.append(("other_elsewhere", given.other, None, False))
         for protocol in PROBED_PROTOCOLS:
@@ -240,7 +247,8 @@ def plan(ruleset: Ruleset, *, names: Sequence[str], given: Circumstances) -> Tup
                             ports=bindable,
                             assigned=assigned,
                             unbindable=check == "bind_outside" and rules.name in given.strict,
-                            skipped=given.unreachable.get(family, why),
+                            walled=check == "bind_outside" and rules.name in given.walled,
+                            skipped=account.absent or given.unreachable.get(family, why),
                         )
                     )
     return tuple(attempts)
@@ -282,6 +290,8 @@ def expect(attempt: Attempt, *, local: Optional[int], law: Law) -> Expectation:
     """
     if attempt.unbindable:
         return Expectation(UNBOUND)
+    if attempt.account.in_namespace:
+        return _expect_in_namespace(attempt, local, law.service(attempt.service))
     if local is None:
         # Port 0 is no service's: an unbound socket that was refused at once did not have a port of its service.
         local = attempt.ports.ranges[0].low if attempt.ports else 0
@@ -302,14 +312,29 @@ def expect(attempt: Attempt, *, local: Optional[int], law: Law) -> Expectation:
     return Expectation(REFUSED if verdict == "violation" and judge.refuse else BLOCKED, breach=breach)
 
 
+def _expect_in_namespace(attempt: Attempt, local: Optional[int], rules: ServiceRules) -> Expectation:
+    """What the fence in a namespace lets out, the host translates into a port of the service."""
+    if attempt.ports is None or (local or attempt.ports.ranges[0].low) in rules.ports:
+        return Expectation(INSIDE, rules.ports)
+    breach = ("namespace_violation", rules.name)
+    if not rules.blocks:
+        return Expectation(INSIDE, rules.ports, breach=breach)
+    return Expectation(REFUSED if rules.on_violation == "reject" else BLOCKED, breach=breach)
+
+
 def _packet(attempt: Attempt, source_port: int) -> Packet:
-    return Packet(attempt.protocol, source_port, uid=attempt.account.uid, gid=attempt.account.gid)
+    account = attempt.account
+    return Packet(
+        attempt.protocol, source_port, uid=account.uid, gid=account.gid, classid=account.classid, unit=account.unit
+    )
 
 
 def judge(attempt: Attempt, outcome: Outcome, *, law: Law) -> Line:
     """Compare what was seen with what the policy says."""
     if attempt.skipped is not None or outcome.skipped is not None:
         return Line(attempt, outcome, None, None)
+    if attempt.walled and outcome.unbound == errno.EPERM:
+        return Line(attempt, outcome, Expectation(UNBOUND), True)
     expected = expect(attempt, local=outcome.local, law=law)
     wrong = _wrong(expected, outcome, welcome=_welcome(attempt, outcome, law))
     if wrong is None:
@@ -321,7 +346,8 @@ def judge(attempt: Attempt, outcome: Outcome, *, law: Law) -> Line:
 
 def _welcome(attempt: Attempt, outcome: Outcome, law: Law) -> bool:
     """Whether the account may have the port that was seen on the wire."""
-    if outcome.seen is None:
+    # What leaves a namespace is translated on its way: its port on the wire does not tell which one it had inside.
+    if outcome.seen is None or attempt.account.in_namespace:
         return False
     packet = _packet(attempt, outcome.seen)
     return law.near(packet).judge(packet)[1] is None
@@ -330,7 +356,7 @@ def _welcome(attempt: Attempt, outcome: Outcome, law: Law) -> bool:
 def _wrong(expected: Expectation, outcome: Outcome, *, welcome: bool) -> Optional[str]:
     """What is wrong, or None."""
     if expected.kind == UNBOUND:
-        if outcome.unbound is None:
+        if outcome.unbound is None and outcome.text is None:
             return f"it was let, and the peer saw {outcome.seen or 'nothing'}"
         return None if outcome.unbound == errno.EPERM else f"could not bind: {outcome.said}"
     if outcome.text is not None or (outcome.error is not None and outcome.error not in _BLOCKING):

@@ -9,11 +9,16 @@ import grp
 import os
 import pwd
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Dict, Iterator, Optional, Sequence, Set, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
-from ansible_collections.portfence.egress.plugins.module_utils._probe import Account
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._launcher import NET_CLS
+from ansible_collections.portfence.egress.plugins.module_utils._probe_place import CLASSID, FORWARDED, NAMESPACE, UNIT, Account, Place, not_running
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
+from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset
+from ansible_collections.portfence.egress.plugins.module_utils._unit_members import CGROUPS
 
 # systemd's table of users (UIDS-GIDS.md) keeps these free of any use.
 _SPARE_IDS = range(65533, 65519, -1)
@@ -65,15 +70,51 @@ def _spare_id(fenced: Set[int], taken: Set[int]) -> int:
     )
 
 
-def accounts_of(services: Sequence[Resolved], other: Account) -> Dict[str, Tuple[Account, ...]]:
-    """Every account of each service. A group is joined to the UID of an account that belongs to no service."""
-    return {
-        item.service.name: (
+def accounts_of(
+    services: Sequence[Resolved], other: Account, *, ruleset: Ruleset, host: Host
+) -> Dict[str, Tuple[Account, ...]]:
+    """Every account of each service.
+
+    A group is joined to the UID of an account that belongs to no service. So is a place: nothing but the place makes the
+    difference there.
+    """
+    addresses = {rules.name: rules.addresses for rules in ruleset.services}
+    found: Dict[str, Tuple[Account, ...]] = {}
+    for item in services:
+        accounts = (
             *(_by_uid(uid) for uid in item.uids),
             *(Account(f"group {_group_name(gid)}", other.uid, gid) for gid in item.gids),
         )
-        for item in services
-    }
+        placed = _placed(item, accounts[0] if accounts else other, addresses[item.service.name], host)
+        found[item.service.name] = (*accounts, *placed)
+    return found
+
+
+def _placed(item: Resolved, account: Account, addresses: Sequence[str], host: Host) -> Tuple[Account, ...]:
+    """An account in each place of a service."""
+    service = item.service
+    if service.assignment == "namespace":
+        inner = [address.partition("/")[0] for address in addresses]
+        sources = tuple(("ipv6" if ":" in address else "ipv4", address) for address in inner)
+        return (_at(account, Place(NAMESPACE, service.name, f"/run/netns/{service.name}", sources=sources)),)
+    if service.classid is not None:
+        folders = [f"{root}/portfence/{service.name}" for root in NET_CLS]
+        folder = next((folder for folder in folders if os.path.isdir(folder)), folders[0])
+        return (_at(account, Place(CLASSID, service.name, folder, classid=service.classid)),)
+    if service.addresses:
+        return (Account(f"addresses {', '.join(service.addresses)}", account.uid, account.gid, absent=FORWARDED),)
+    found = []
+    for place in item.units:
+        folder = os.path.join(CGROUPS, place.parent)
+        running = [name for name in sorted(host.list(folder)) if place.matches(name) and os.path.isdir(f"{folder}/{name}")]
+        unit = running[0] if running else place.unit
+        there = _at(account, Place(UNIT, unit, os.path.join(CGROUPS, place.path(unit))))
+        found.append(there if running else replace(there, absent=not_running(place.unit)))
+    return tuple(found)
+
+
+def _at(account: Account, place: Place) -> Account:
+    return replace(account, name=f"{account.name} in {place}", place=place)
 
 
 def _by_uid(uid: int) -> Account:

@@ -10,7 +10,6 @@ import heapq
 import resource
 import selectors
 import socket
-import struct
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -20,16 +19,14 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import Ho
 from ansible_collections.portfence.egress.plugins.module_utils._probe import Attempt, Outcome
 from ansible_collections.portfence.egress.plugins.module_utils._probe_accounts import acting_as
 from ansible_collections.portfence.egress.plugins.module_utils._probe_peer import Peer
-from ansible_collections.portfence.egress.plugins.module_utils._probe_responder import FAMILIES
 from ansible_collections.portfence.egress.plugins.module_utils._probe_slots import Slots, shuffled
+from ansible_collections.portfence.egress.plugins.module_utils._probe_sockets import NotOpened, Sockets
 
-_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 # Longer than any answer: a responder never sends more than it got.
 _DATAGRAM = b"portfence probe\n"
 _LONGEST_ANSWER = 256
 # Sockets to open in search of one whose port on this host was not used towards the same port of the peer.
 _MOST_TRIES = 50
-_NO_LINGER = struct.pack("ii", 1, 0)  # struct linger: a close() ends the connection at once
 _RETRANSMITS = 2  # struct tcp_info, <linux/tcp.h>: the third byte is tcpi_retransmits
 # The kernel found none to choose: EAGAIN for UDP, EADDRNOTAVAIL for TCP.
 _NO_LOCAL_PORT = (errno.EAGAIN, errno.EADDRNOTAVAIL)
@@ -61,11 +58,11 @@ class Destination:
 class _Flight:
     """An attempt under way."""
 
-    def __init__(self, *, index: int, attempt: Attempt, port: int) -> None:
+    def __init__(self, *, index: int, attempt: Attempt, port: int, sock: socket.socket) -> None:
         self.index = index
         self.attempt = attempt
         self.port = port
-        self.sock = _open(attempt)
+        self.sock = sock
         self.local: Optional[int] = None
         self.seen: Optional[int] = None
         self.answer: Optional[int] = None
@@ -91,11 +88,13 @@ class _NotBound(Exception):
 class Client:
     """Makes attempts. Use once."""
 
-    def __init__(self, *, destination: Destination, timeout: float) -> None:
+    def __init__(self, *, destination: Destination, sockets: Sockets, timeout: float) -> None:
         """
+        :param sockets: what opens the sockets.
         :param timeout: seconds to wait for each attempt.
         """
         self._to = destination
+        self._sockets = sockets
         self._timeout = timeout
         # A cable loses nothing, a network may.
         self._sends = 1 if destination.peer is not None else 3
@@ -135,13 +134,22 @@ class Client:
         if port is None:
             return False
         with acting_as(attempt.account):
-            flight = _Flight(index=index, attempt=attempt, port=port)
+            try:
+                sock = self._sockets.open(attempt)
+            except NotOpened as problem:
+                self._slots.put_back(attempt, port)
+                self._outcomes[index] = Outcome(**{"skipped" if problem.gone else "text": problem.why})
+                return True
+            flight = _Flight(index=index, attempt=attempt, port=port, sock=sock)
             self._flights[flight.key] = flight
             try:
                 error = self._connect(flight)
             except _NotBound as problem:
                 skipped = problem.error is None
                 self._end(flight, unbound=problem.error, **{"skipped" if skipped else "text": problem.why})
+                return True
+            except NotOpened as problem:
+                self._end(flight, **{"skipped" if problem.gone else "text": problem.why})
                 return True
         if error is None or (error in _NO_LOCAL_PORT and attempt.ports is None and not self._alone(flight)):
             self._put_back(flight)
@@ -165,7 +173,7 @@ class Client:
         self._slots.put_back(flight.attempt, flight.port)
 
     def _connect(self, flight: _Flight) -> Optional[int]:
-        """Bind if the attempt says so, and send what opens the connection. Raises _NotBound.
+        """Bind if the attempt says so, and send what opens the connection. Raises _NotBound and NotOpened.
 
         :returns: an errno, or None when others under way have the ports that would not meet an earlier trace.
         """
@@ -179,8 +187,8 @@ class Client:
         # connect() sends nothing here, so a port that was used already can be given back.
         for number in range(_MOST_TRIES):
             if number:
-                flight.sock.close()
-                flight.sock = _open(flight.attempt)
+                before, flight.sock = flight.sock, self._sockets.open(flight.attempt)
+                before.close()
             self._bind(flight)
             error = flight.sock.connect_ex(to)
             flight.local = flight.sock.getsockname()[1] or None
@@ -202,9 +210,11 @@ class Client:
         # programs of this host use, datagrams for one of them could go astray.
         if attempt.protocol == "tcp" or self._to.peer is not None:
             flight.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        inner = dict(attempt.account.place.sources) if attempt.account.place is not None else {}
+        source = inner.get(attempt.family, self._to.sources[attempt.family])
         for port in shuffled(attempt.ports):
             try:
-                flight.sock.bind((self._to.sources[attempt.family], port))
+                flight.sock.bind((source, port))
                 return
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
@@ -316,17 +326,6 @@ class Client:
             packets=flight.sent,
             skipped=skipped,
         )
-
-
-def _open(attempt: Attempt) -> socket.socket:
-    try:
-        sock = socket.socket(FAMILIES[attempt.family], _KINDS[attempt.protocol])
-    except OSError as error:
-        raise HostError(f"can't open a socket for the probe: {error.strerror}") from error
-    sock.setblocking(False)
-    if attempt.protocol == "tcp":
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-    return sock
 
 
 def off_beat(timeout: float) -> float:

@@ -17,7 +17,9 @@ from ansible_collections.portfence.egress.plugins.module_utils import _probe, _p
 from ansible_collections.portfence.egress.plugins.module_utils._backends import counters
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import INNER_TABLE
 from ansible_collections.portfence.egress.plugins.module_utils._netns import FAMILIES, ipv6_in_use
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import parse_counters
 from ansible_collections.portfence.egress.plugins.module_utils._policy import conflicts
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet, PortSyntaxError
 from ansible_collections.portfence.egress.plugins.module_utils._probe_accounts import (
@@ -33,6 +35,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._probe_client imp
 )
 from ansible_collections.portfence.egress.plugins.module_utils._probe_peer import Peer
 from ansible_collections.portfence.egress.plugins.module_utils._probe_slots import slots_for
+from ansible_collections.portfence.egress.plugins.module_utils._probe_sockets import Sockets
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup, Resolved, resolve
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import build
 from ansible_collections.portfence.egress.plugins.module_utils._service import Declared
@@ -115,19 +118,29 @@ def run_probe(
         ruleset,
         names=names,
         given=_probe.Circumstances(
-            accounts=accounts_of(resolved, other),
+            accounts=accounts_of(resolved, other, ruleset=ruleset, host=host),
             host_range={item.service.name for item in resolved if item.service.assignment == "host"},
-            strict={item.service.name for item in resolved if item.service.assignment == "bpf"},
+            strict={
+                item.service.name
+                for item in resolved
+                if item.service.assignment == "bpf" and item.service.on_violation != "log"
+            },
+            walled={
+                item.service.name: item.service.listen_ports
+                for item in resolved
+                if item.service.listen_ports is not None and item.service.on_violation != "log"
+            },
             other=other,
             unreachable=_unreachable(host, target),
             first_free_port=int((host.read(_FIRST_FREE_PORT) or "1024").strip()),
         ),
     )
     # The fence must not change meanwhile, and two probes would take each other's addresses.
+    inside = sorted({attempt.service for attempt in attempts if attempt.account.in_namespace})
     with host.lock():
-        before = _counters(host)
+        before = _counters(host, inside)
         outcomes = _connect(host, attempts, target, timeout)
-        after = _counters(host)
+        after = _counters(host, inside)
         law = _probe.Law(ruleset)
         lines = [_probe.judge(*pair, law=law) for pair in zip(attempts, outcomes)]
         counted = _probe_report.caused(lines, before=before, after=after)
@@ -182,7 +195,8 @@ def _connect(
         else:
             sources = {family: _source(target.addresses[family], family) for family in families}
             destination = Destination(target.addresses, sources, random.sample(target.ports, min(slots, len(target.ports))))
-        return Client(destination=destination, timeout=timeout).run(attempts)
+        sockets = stack.enter_context(Sockets(attempts))
+        return Client(destination=destination, sockets=sockets, timeout=timeout).run(attempts)
 
 
 def _source(address: str, family: str) -> str:
@@ -201,9 +215,21 @@ def _source(address: str, family: str) -> str:
     return source
 
 
-def _counters(host: Host) -> Dict[str, int]:
-    """Packets by name of the fence's counters; none where there is no fence of ours."""
-    return {name: packets for name, (packets, _bytes) in counters(host).items()}
+def _counters(host: Host, namespaces: Sequence[str]) -> Dict[str, int]:
+    """Packets by name of the fence's counters; none where there is no fence of ours.
+
+    :param namespaces: services whose network namespace has a fence, too: its counter is called ``namespace_violations_NAME``.
+    """
+    found = {name: packets for name, (packets, _bytes) in counters(host).items()}
+    nft = host.find("nft")
+    for name in namespaces if nft is not None else ():
+        nsenter = host.program("nsenter", package="util-linux")
+        enter = [nsenter, f"--net=/run/netns/{name}", "--"]
+        listed = host.run([*enter, nft, "-j", "list", "counters", "table", "inet", INNER_TABLE], check=False)
+        inner = parse_counters(listed.out) if listed.rc == 0 else {}
+        if f"violations_{name}" in inner:
+            found[f"namespace_violations_{name}"] = inner[f"violations_{name}"][0]
+    return found
 
 
 def _remember(host: Host, counted: Mapping[str, Mapping[str, int]], before: Mapping[str, int]) -> None:
@@ -238,9 +264,17 @@ def add_counts(
 
 
 def _warnings(lines: Sequence[_probe.Line], before: Mapping[str, int], after: Mapping[str, int]) -> List[str]:
+    absent = {
+        f"{line.attempt.service} is not proved: {line.attempt.account.absent}"
+        for line in lines
+        if line.attempt.account.place is not None and line.attempt.account.absent is not None
+    }
     return [
-        f"the probe's packets were blocked, but the counter {name} of the fence did not move: something else blocks them"
-        for name in _probe_report.uncounted(lines, before=before, after=after)
+        *sorted(absent),
+        *(
+            f"the probe's packets were blocked, but the counter {name} of the fence did not move: something else blocks them"
+            for name in _probe_report.uncounted(lines, before=before, after=after)
+        ),
     ]
 
 

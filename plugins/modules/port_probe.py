@@ -16,6 +16,12 @@ description:
   - The other side is a temporary network namespace on the same host, joined to it by a veth pair with addresses that are
     reserved for documentation. It is gone when the module ends, also when the module is killed. O(target) names
     another machine instead.
+  - A service that the fence recognises by a systemd unit, a class of net_cls or a network namespace is probed with sockets that
+    are opened there. A child process joins the cgroup of a unit that runs, as any program of the unit; it ends with the
+    probe and leaves nothing behind. The unit does not notice.
+  - The units of a service that do not run, and services with C(addresses), whose traffic this host only forwards, can't be
+    probed. Their checks are skipped, with the reason, and never count as passed. A place that is there and can't be
+    entered is a failed check.
   - TCP and UDP are probed, as far as the service lists them, over IPv4 and IPv6. RV(not_probed) names the other protocols.
   - Without O(target), V(blocked) means that nothing arrived at the other side, whatever the client was told.
   - All checks run at the same time, which takes little more than O(timeout) for a few services.
@@ -112,7 +118,7 @@ checks:
         - V(unmodified), an account of the service connects without binding.
         - V(bind_inside), it binds to a port of the service first.
         - V(bind_outside), it binds to a port of no service first. With O(services[].assignment=bpf) the bind has to be
-          refused.
+          refused, and with O(services[].listen_ports) it may be.
         - V(other_inside), an account of no service binds to a port of the service.
         - V(other_elsewhere), an account of no service connects without binding.
       type: str
@@ -126,7 +132,7 @@ checks:
       type: str
       sample: ipv6
     account:
-      description: The account that opened the socket.
+      description: The account that opened the socket, and where, such as V(nobody in the unit myapp.service).
       type: str
       sample: myapp
     local:
@@ -168,6 +174,7 @@ counted:
   description:
     - How many of the violations and intrusions that the fence counted were packets of this probe.
     - That is the number of packets which the probe sent against the policy, but no more than the counter has grown meanwhile.
+    - C(namespace_violations) are those that the fence inside the network namespace of a service counted.
   returned: when the probe was made, also when it failed
   type: dict
   sample: {"myapp": {"violations": 0, "intrusions": 4}}

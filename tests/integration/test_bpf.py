@@ -197,6 +197,14 @@ def test_probe_proves_it(lab: BpfLab, assignment: str) -> None:
     assert result["counted"]["myapp"]["violations"] == 0
 
 
+def test_probe_knows_that_audit_lets_any_bind_pass(lab: BpfLab) -> None:
+    """What binds to a port outside is given one inside on its way, like any other program."""
+    fence(lab, on_violation="log")
+    result = probe(lab, assignment="bpf", on_violation="log")
+    assert not result.get("failed"), result["msg"]
+    assert {line["expected"] for line in result["checks"] if line["check"] == "bind_outside"} == {f"port {LOW}-{HIGH}"}
+
+
 def test_probe_finds_a_hook_that_is_missing(lab: BpfLab) -> None:
     """A bind to a port outside that is let is what it says."""
     fence(lab)

@@ -23,6 +23,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._probe import (
     outside,
     plan,
 )
+from ansible_collections.portfence.egress.plugins.module_utils._probe_place import CLASSID, FORWARDED, NAMESPACE, UNIT, Place
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Packet, Ruleset
 from ansible_collections.portfence.egress.tests.unit.pipeline import compile_policy
 from hypothesis import given
@@ -344,3 +345,70 @@ def test_quick_answers_are_those_of_the_ruleset(protocol: str, port: int, uid: O
     near = Law(rules).near(packet)
     assert near.judge(packet) == rules.judge(packet)
     assert near.owner(packet) == rules.owner(packet)
+
+
+# --- Services that are recognised by where their sockets are ---
+
+IN_UNIT = Account("nobody in a unit", OTHER.uid, OTHER.gid, Place(UNIT, "worker@7.service", "/cgroup"))
+IN_CLASS = Account("nobody in a class", OTHER.uid, OTHER.gid, Place(CLASSID, "myapp", "/class", classid=0x100001))
+IN_NAMESPACE = Account("nobody inside", OTHER.uid, OTHER.gid, Place(NAMESPACE, "myapp", "/netns"))
+
+
+@pytest.mark.parametrize(
+    ("account", "selector"), [(IN_UNIT, {"unit": "worker@.service"}), (IN_CLASS, {"classid": "0x100001"})], ids=["unit", "class"]
+)
+def test_a_place_makes_any_account_one_of_the_service(account: Account, selector: Dict[str, Any]) -> None:
+    rules = compile_policy({"egress_services": {"myapp": {"source_ports": "50000-50999", "assignment": "app", **selector}}}).ruleset
+    tried = {attempt.check: attempt for attempt in attempts(rules, accounts={"myapp": [account]}) if attempt.path == ("tcp", "ipv4")}
+    law = Law(rules)
+    assert str(expect(tried["bind_inside"], local=INSIDE, law=law)) == f"port {INSIDE}"
+    assert expect(tried["bind_outside"], local=OUTSIDE, law=law).breach == ("violation", "myapp")
+    assert str(expect(tried["other_inside"], local=INSIDE, law=law)) == "blocked"
+    assert str(expect(tried["other_elsewhere"], local=OUTSIDE, law=law)) == "a port of no exclusive service"
+
+
+@pytest.mark.parametrize(("on_violation", "outside_is"), [("drop", "blocked"), ("reject", "refused"), ("log", "port 50000-50999")])
+def test_expectations_in_a_namespace(on_violation: str, outside_is: str) -> None:
+    service = {"user": 100, "source_ports": "50000-50999", "assignment": "namespace", "on_violation": on_violation}
+    rules = compile_policy({"egress_services": {"myapp": service}}).ruleset
+    tried = {attempt.check: attempt for attempt in attempts(rules, accounts={"myapp": [IN_NAMESPACE]}) if attempt.path == ("tcp", "ipv4")}
+    law = Law(rules)
+    assert str(expect(tried["unmodified"], local=OUTSIDE, law=law)) == "port 50000-50999"
+    assert str(expect(tried["bind_inside"], local=INSIDE, law=law)) == "port 50000-50999"
+    outside_bound = expect(tried["bind_outside"], local=OUTSIDE, law=law)
+    assert str(outside_bound) == outside_is
+    assert outside_bound.breach == ("namespace_violation", "myapp")
+    # A port of the service on the wire does not make good what had another one inside.
+    line = judge(tried["bind_outside"], Outcome(local=OUTSIDE, seen=INSIDE, answered=True), law=law)
+    assert line.ok is (on_violation == "log")
+
+
+@pytest.mark.parametrize("check", ["unmodified", "bind_inside", "bind_outside"])
+@pytest.mark.parametrize("account", [IN_UNIT, IN_CLASS, IN_NAMESPACE], ids=["unit", "class", "namespace"])
+def test_a_place_that_can_not_be_entered_never_passes(account: Account, check: str) -> None:
+    """Not even where nothing has to arrive."""
+    rules = ruleset(assignment="app")
+    for strict in ((), ("myapp",)):
+        attempt = one(check, rules, accounts={"myapp": [account]}, strict=strict)
+        line = judge(attempt, Outcome(text="can't enter it"), law=Law(rules))
+        assert line.ok is False and line.problem is not None and "can't enter it" in line.problem
+
+
+def test_what_is_absent_is_skipped_with_the_reason() -> None:
+    absent = Account("addresses", 1, 1, absent=FORWARDED)
+    found = [attempt for attempt in attempts(accounts={"myapp": [absent]}) if attempt.account == absent]
+    assert len(found) == 12 and {attempt.skipped for attempt in found} == {FORWARDED}
+    assert judge(found[0], Outcome(), law=Law(ruleset())).ok is None
+
+
+def test_systemd_may_refuse_a_bind_outside() -> None:
+    rules, listens = ruleset(assignment="app"), PortSet.parse("1024-40000")
+    attempt = one("bind_outside", rules, walled={"myapp": listens})
+    assert attempt.ports is not None and not [part for part in attempt.ports if part.low <= 40000]
+    law = Law(rules)
+    assert judge(attempt, Outcome(text="bind: Operation not permitted", unbound=errno.EPERM), law=law).ok is True
+    assert judge(attempt, Outcome(text="bind: Permission denied", unbound=errno.EACCES), law=law).ok is False
+    assert judge(attempt, Outcome(local=OUTSIDE, error=errno.ETIMEDOUT), law=law).ok is True
+    assert judge(attempt, Outcome(local=OUTSIDE, seen=OUTSIDE, answered=True), law=law).ok is False
+    inside_bound = one("bind_inside", rules, walled={"myapp": listens})
+    assert judge(inside_bound, Outcome(text="bind: Operation not permitted", unbound=errno.EPERM), law=law).ok is False
