@@ -81,7 +81,9 @@ def _sources() -> Dict[str, str]:
         if name in found:
             continue
         spec = importlib.util.find_spec(f"{_PACKAGE}.{name}")
-        source = spec.loader.get_source(spec.name) if spec is not None and spec.loader is not None else None  # type: ignore[attr-defined]
+        # Loaders of files and of archives have it, the abstract one has not (PEP 302).
+        get_source = getattr(spec.loader, "get_source", None) if spec is not None else None
+        source = get_source(f"{_PACKAGE}.{name}") if get_source is not None else None
         if source is None:
             raise HostError(f"the source of {_PACKAGE}.{name} was not found; install the collection again")
         found[name] = source
