@@ -34,9 +34,9 @@ coexist: ## Molecule beside eleven other firewalls, in every order of start; POR
 	@scripts/setup test
 	@scripts/stages coexist
 
-test: ## everything but coexist
+test: ## everything; of coexist, ufw and docker
 	@scripts/setup test
-	@scripts/stages $(CHECKS) integration molecule
+	@scripts/stages $(CHECKS) integration molecule neighbours
 
 build: ## build the collection archive in build/
 	@scripts/setup test

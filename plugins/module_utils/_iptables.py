@@ -22,7 +22,9 @@ the wire is enforced all the same:
   answers to, whoever translated it (``--ctrepldstport``).
 - A connection that opens is given its port by our rule, the first of its nat chain, and a connection is translated once: a
   rule of somebody else cannot move it out again. That is why services that choose a port themselves have a rule there, too.
-  Only a nat chain of nftables with a priority below 100 comes before it.
+  Only a nat chain of nftables with a priority below 100 comes before it, and translation by the other variant of iptables,
+  whose chain has our priority: of two such chains the kernel asks the one first that was registered last
+  (``nf_hook_entries_grow``).
 - The guard sees the port that a program of another account chose, not what a rule of somebody else makes of it.
 
 There are no verdict maps: a packet that opens a connection passes every rule before its own, so its cost grows with the

@@ -82,7 +82,7 @@ class Iptables:
     def check_other_variant(self) -> None:
         """Raises HostError when rules of the other variant translate source addresses or ports.
 
-        Both variants have a chain at the same place, and the one that was there first translates first. Behind a
+        Both variants have a chain at the same place, and the one that was registered last translates first. Behind a
         translation of the other one, ours has no effect, and no table of iptables comes later to see that.
         """
         other = "nft" if self.variant == "legacy" else "legacy"
