@@ -325,3 +325,42 @@ def test_tags_run_a_part(control: Control) -> None:
     assert broken.rc != 0 and "This run had not changed the fence." in broken.out + broken.err
     control.lab.run(["nft", "delete", "table", "ip", "other"])
     assert control.state() == fenced
+
+
+def test_preview_names_who_would_be_hit_and_changes_nothing(control: Control) -> None:
+    lab = control.lab
+    lab.add_user("myapp", uid=991)
+    lab.add_user("otel", uid=992)
+    sessions = [lab.open("tcp", user="otel", source_port=40000), lab.open("tcp", uid=1234, source_port=50007)]
+    lab.serve(52007, uid=993)
+    before = control.state()
+    policy = {**MYAPP, **COLLECTOR, "new": {"source_ports": 60000}}
+    done = control.play("portfence.egress.preview", "--diff", "-e", "egress_preview=/run/preview.json", egress_services=policy)
+    assert done.rc == 0, done.out
+    assert control.state() == before
+    assert "th sport 50000-50999 accept" in done.out
+    found = json.loads(lab.run(["cat", "/run/preview.json"]).out)["lab"]
+    assert {(item["service"], item["kind"], item["protocol"], *item["ports"]) for item in found} == {
+        ("collector", "outside", "tcp", 40000),
+        ("collector", "listener", "tcp", 52007),
+        ("collector", "listener", "udp", 52007),
+        ("myapp", "intruder", "tcp", 50007),
+        ("new", "unseen", None),
+    }
+    text = done.out.replace("\\n", "\n")
+    assert "lab: the fence would change (load the fence into the kernel" in text and "5 findings in" in text
+    assert any(line.split()[:4] == ["collector", "outside", "tcp", "1"] for line in text.splitlines())
+    for session in sessions:
+        session.close()
+    refused = control.play("portfence.egress.preview", "-e", "egress_sample=-1", egress_services=MYAPP)
+    assert refused.rc != 0 and "sample: found -1; accepted: 0 to 3600 seconds" in refused.out + refused.err
+
+
+def test_preview_sees_what_comes_and_goes(control: Control) -> None:
+    """A connection of a moment, while the sockets are looked at for some seconds."""
+    lab = control.lab
+    lab.add_user("myapp", uid=991)
+    short = "import socket, time; s = socket.create_connection(('192.0.2.1', 7000), source_address=('', 41000)); time.sleep(1)"
+    lab.run(["sh", "-c", f"(sleep 2; setpriv --reuid=991 --clear-groups /usr/bin/python3 -c \"{short}\") >/dev/null 2>&1 &"])
+    seen = lab.module("preview", services=[{"name": "myapp", "source_ports": "50000-50999"}], sample=6)
+    assert [(item["kind"], item["ports"]) for item in seen["findings"]] == [("outside", [41000])] and seen["looks"] > 5

@@ -60,7 +60,8 @@ def test_hosts_behind_one_address_share_a_service_or_are_told_apart() -> None:
 
 def test_what_a_host_forwards_as_it_is_keeps_its_address() -> None:
     box = {"name": "box", "source_ports": 60000, "protocols": ["tcp"], "addresses": ["172.17.0.0/16"]}
-    hosts = {"web1": {"ansible_host": "10.0.0.1", "egress_policy": [box, {**box, "name": "raw", "addresses": ["fd00::/64"], "source_ports": 60001, "masquerade": False}]}}
+    raw = {**box, "name": "raw", "addresses": ["fd00::/64"], "source_ports": 60001, "masquerade": False}
+    hosts = {"web1": {"ansible_host": "10.0.0.1", "egress_policy": [box, raw]}}
     assert [(found["address"], found["service"]) for found in identities(hosts)] == [("10.0.0.1/32", "box"), ("fd00::/64", "raw")]
 
 
@@ -82,6 +83,9 @@ def test_every_mistake_is_told() -> None:
     assert "c.egress_addresses: missing, and c is no address either" in text
     assert "d.egress_addresses[0]: found '10.0.0.300'" in text
     assert "a.myapp: 192.0.2.1/32 udp 50000-50999 is wide of e as well (192.0.2.0/30, 50000)" in text
+    around = {"egress_addresses": ["192.0.2.0/29"], "egress_policy": [{"name": "none", "source_ports": 1}]}
+    with pytest.raises(AnsibleFilterError, match=r"(?s)1 mistake:.*a.myapp: 192.0.2.1/32 udp 50000-50999 is wide of f as well"):
+        identities({"a": hosts["a"], "e": around, "f": {**hosts["e"], "egress_addresses": ["192.0.2.0/28"]}})
 
 
 @pytest.mark.parametrize("found", [None, [], "web1", {"web1": []}])
