@@ -29,7 +29,14 @@ EAST = {"egress_nat_domain": "east", "egress_addresses": ["203.0.113.7", "2001:d
 WEST = {"egress_nat_domain": "west", "egress_addresses": "203.0.113.8"}
 HOSTS: Dict[str, Dict[str, Any]] = {
     "web1": {**EAST, "ansible_host": "10.1.0.1", "egress_services": {"web": WEB, "mail": MAIL, "cron": CRON}},
-    "www2": {**EAST, "ansible_host": "10.1.0.2", "egress_addresses": [*EAST["egress_addresses"], "10.1.9.0/24"], "egress_services": {"web": WEB, "tool": TOOL, "cron": CRON}},
+    "www2": {
+        **EAST,
+        "ansible_host": "10.1.0.2",
+        "egress_addresses": [*EAST["egress_addresses"], "10.1.9.0/24"],
+        "egress_services": {"web": WEB, "tool": TOOL, "cron": CRON},
+    },
+    # Of the same domain, with an address of its own.
+    "six": {"egress_nat_domain": "east", "egress_addresses": "2001:db8:9::6", "egress_services": {"web": WEB}},
     "web3": {**WEST, "ansible_host": "10.1.0.1", "egress_services": {"web": WEB}},
     "10.4.0.4": {"egress_services": {"mail": MAIL}, "egress_services__team": {"tool": TOOL}, "egress_addresses": ["192.0.2.99"]},
     **{f"10.4.0.{number}": {"egress_services": {"mail": MAIL}, "egress_addresses": ["192.0.2.99"]} for number in (5, 6, 7)},
@@ -51,6 +58,7 @@ HOLDINGS = (
     holding("east/gone/web", "17920-18431", "2026-01-01", "2026-01-31"),
     holding("east/www2/web", "17920-18431", "2026-06-01", "2026-06-30"),
     holding("east/web1/db", "17920-18431", "2026-03-15", "2026-04-01"),
+    holding("east/six/web", "18432-18943", "2026-01-01"),
     holding("west/web3/web", "16896-17407", "2026-01-05"),
 )
 
@@ -83,6 +91,9 @@ MAIL1 = "mail on web1: 16384-16447 since 2026-01-01"
         ("[2001:db8:7::99]:17000", "", [WEB1]),
         ("[::ffff:203.0.113.7]:17000", "", [WEB1]),
         ("203.0.113.8:17000", "", ["web on web3 in the NAT domain west: 16896-17407 since 2026-01-05"]),
+        ("[2001:db8:9::6]:18432", "", ["web on six in the NAT domain east: 18432-18943 since 2026-01-01"]),
+        ("203.0.113.7:18432", "", []),
+        ("[2001:db8:9::6]:17000", "", []),
         # Two hosts have the address inside; each has the port.
         ("10.1.0.1:17000", "", [WEB1, "web on web3 in the NAT domain west: 16896-17407 since 2026-01-05"]),
         ("10.1.0.2:17000", "", []),
