@@ -46,7 +46,7 @@ def nftables(entries: Sequence[Identity], *, unknown: str) -> str:
     for name in services:
         lines.extend([f"\tchain known_{name} {{", f'\t\tcounter name "service_{name}" accept', "\t}"])
     verdict = "drop" if unknown == "drop" else "accept"
-    log = f'limit rate 10/second log prefix "portfence unknown: " level warn'
+    log = 'limit rate 10/second log prefix "portfence unknown: " level warn'
     lines.extend(["\tchain unknown {", f"\t\t{log}", f'\t\tcounter name "unknown" {verdict}', "\t}"])
     rules = []
     for family, kind, version in _FAMILIES:

@@ -1,8 +1,7 @@
-#!/usr/bin/python3
 # Copyright (c) 2026, PortFence contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""bind PORT: binds to a port, TCP and UDP, and keeps "bound" or the name of the error in /run/asked/bound-PORT."""
+"""bind.py PORT: binds to a port, TCP and UDP, and keeps "bound" or the name of the error in /run/asked/bound-PORT."""
 
 from __future__ import annotations
 
