@@ -103,7 +103,7 @@ def test_every_mistake_is_told_before_anything_is_changed(control: Control) -> N
     policy = {"a": {"source_ports": "2-1"}, "b": {"source_ports": 7, "usr": "x"}, "c": {"source_ports": 7}}
     done = control.play("portfence.egress.site", egress_services=policy, egress_services__team=MYAPP, egress_services__x=MYAPP)
     assert done.rc != 0
-    assert "the egress policy has 4 mistakes" in done.out + done.err
+    assert "4 findings in the policies of 1 host:" in done.out + done.err
     for path in ("egress_services.a.source_ports", "egress_services.b.usr", "egress_services.c.source_ports"):
         assert path in done.out + done.err
     assert "egress_services__x.myapp: the service is already defined in egress_services__team" in done.out + done.err
