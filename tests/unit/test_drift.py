@@ -105,7 +105,7 @@ def readme_table() -> Dict[str, List[str]]:
 
 def test_the_readme_has_every_key_and_choice() -> None:
     table = readme_table()
-    assert set(table) - set(_service.ALLOCATION_KEYS) == set(_service.KEYS)
+    assert set(table) == {*_service.KEYS, *_service.ALLOCATION_KEYS}
     for key in ("assignment", "on_violation", "protocols"):
         words = set(re.findall(r"`(\w+)", " ".join(table[key])))
         assert set(CHOICES[key]) <= words, key
@@ -116,7 +116,7 @@ def test_the_readme_has_every_key_and_choice() -> None:
 def test_defaults_in_the_readme_are_those_of_a_service() -> None:
     default = Service(name="a")
     for key, (shown, _meaning) in readme_table().items():
-        if key in ("source_ports", "listen_ports", "interface", "namespace", "uid", *_service.SELECTORS):
+        if key in ("source_ports", "listen_ports", "interface", "namespace", "uid", *_service.SELECTORS, *_service.ALLOCATION_KEYS):
             continue
         value = yaml.safe_load(shown.strip("`"))
         wanted = {"level": default.log.level, "rate": default.log.rate} if key == "log" else getattr(default, key)
