@@ -46,6 +46,7 @@ class Request:
     """What is asked of the fence of this host; see :func:`_plan.merge` for state and purge.
 
     :ivar remember: whether other services than those of before leave these behind, for one way back.
+    :ivar by: the account that asks, to be remembered along with them.
     """
 
     services: Tuple[Declared, ...]
@@ -53,6 +54,7 @@ class Request:
     purge: bool = False
     persist: bool = True
     remember: bool = True
+    by: str = "root"
     planned_accounts: Collection[str] = ()
 
 
@@ -79,6 +81,7 @@ class _Steps:
     load: Optional[Change] = None
     fence_file: Optional[str] = None
     remember: bool = False
+    by: str = "root"
     write: List[Service] = field(default_factory=list)
     forget: List[str] = field(default_factory=list)
     launcher: Optional[str] = None
@@ -218,7 +221,7 @@ class FenceOfHost:
         services_after = {item.service.name: item.service for item in target.values()}
         changed = services_after != {service.name: service for service in outcome.services_before}
         if request.remember and (changed or outcome.backend_before != self._backend.name):
-            steps.remember = True
+            steps.remember, steps.by = True, request.by
             outcome.changes.append(f"write {PREVIOUS_FILE}")
         unit = self._unit.missing()
         steps.install_unit = bool(unit)
@@ -288,7 +291,7 @@ class FenceOfHost:
                 staged.discard()
             raise
         if steps.remember:
-            self._store.remember(outcome.services_before, backend=outcome.backend_before)
+            self._store.remember(outcome.services_before, backend=outcome.backend_before, by=steps.by)
         if steps.bpf.assignments:
             # The fence translates what these leave, so it has to be there before they change.
             self._bpf.run(steps.bpf)

@@ -42,6 +42,7 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
         "assignments": outcome.assignments,
         "fallbacks": outcome.fallbacks,
         "previous": Store(host).previous(),
+        "last_change": Store(host).last_change(),
         "services": {
             item.service.name: {
                 "source_ports": [str(part) for part in item.service.source_ports],

@@ -41,6 +41,15 @@ def admin_uids(host: Host) -> Dict[int, str]:
     return found
 
 
+def operator(host: Host) -> str:
+    """The account that came in to become root, or root (sudo(8), proc(5): loginuid)."""
+    numbers = [number for number in admin_uids(host) if number != 0]
+    try:
+        return pwd.getpwuid(numbers[0]).pw_name if numbers else "root"
+    except KeyError:
+        return f"UID {numbers[0]}"
+
+
 def lookup_on(host: Host) -> Lookup:
     """How names are found on this machine."""
     return Lookup(uid=find_uid, gid=find_gid, slice_of=lambda unit: find_slice(host, unit))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import Any, Dict, List, Optional, Sequence
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
@@ -77,9 +78,9 @@ class Store:
         """Forget one service."""
         self._host.remove(path_of(name))
 
-    def remember(self, services: Sequence[Service], *, backend: Optional[str]) -> None:
-        """Store what was in force before a change, for one way back."""
-        content = {"backend": backend, "services": [service.to_dict() for service in services]}
+    def remember(self, services: Sequence[Service], *, backend: Optional[str], by: str) -> None:
+        """Store what was in force before a change, for one way back, and who made the change."""
+        content = {"backend": backend, "by": by, "services": [service.to_dict() for service in services]}
         self._host.write(PREVIOUS_FILE, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     def previous(self) -> Optional[Dict[str, Any]]:
@@ -91,6 +92,14 @@ class Store:
             content = json.loads(self._host.read(PREVIOUS_FILE) or "")
             return {"backend": content["backend"], "services": list(content["services"])}
         except (ValueError, KeyError, TypeError):
+            return None
+
+    def last_change(self) -> Optional[Dict[str, str]]:
+        """``at`` (UTC, ISO 8601) and ``by`` of the last change of the services; None where nothing is known of it."""
+        try:
+            at = time.gmtime(os.stat(PREVIOUS_FILE).st_mtime)
+            return {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", at), "by": str(json.loads(self._host.read(PREVIOUS_FILE) or "")["by"])}
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def present(self) -> bool:

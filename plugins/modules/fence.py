@@ -205,7 +205,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._argument_spec im
 from ansible_collections.portfence.egress.plugins.module_utils._backends import CHOICES, NO_BACKEND
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._names import admin_uids, lookup_on
+from ansible_collections.portfence.egress.plugins.module_utils._names import admin_uids, lookup_on, operator
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
 
 
@@ -222,6 +222,7 @@ def run(module: AnsibleModule) -> None:
         purge=module.params["purge"],
         persist=module.params["persist"],
         remember=module.params["remember"],
+        by=operator(host),
         planned_accounts=module.params["planned_accounts"] if module.check_mode else (),
     )
     wanted = [item for item in request.services if item.service.state == "present"]

@@ -102,6 +102,11 @@ previous:
   returned: success
   type: dict
   sample: {"backend": "nftables", "services": [{"name": "myapp", "source_ports": ["50000-50999"]}]}
+last_change:
+  description: When the services were changed last (C(at), UTC) and by which account (C(by)). Null when nothing is known of it.
+  returned: success
+  type: dict
+  sample: {"at": "2026-01-31T09:00:00Z", "by": "admin"}
 local_port_range:
   description: The ports that the kernel chooses from when a program does not bind (C(net.ipv4.ip_local_port_range)).
   returned: success
@@ -206,7 +211,7 @@ def run(module: AnsibleModule) -> None:
     host = Host()
     host.require_root()
     if is_untouched(host):
-        nothing = {"in_sync": True, "drift": [], "assignments": {}, "fallbacks": {}, "previous": None, "services": {}}
+        nothing = {"in_sync": True, "drift": [], "assignments": {}, "fallbacks": {}, "previous": None, "last_change": None, "services": {}}
         module.exit_json(changed=False, **NO_BACKEND, **nothing, **port_settings(host))
     # Whoever is fenced already was let through when the fence was applied.
     fence = FenceOfHost(host=host, lookup=lookup_on(host), admin_uids={})

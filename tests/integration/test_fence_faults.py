@@ -63,6 +63,15 @@ def test_the_account_that_became_root_is_not_fenced(host: Lab) -> None:
     assert "UID 991 is the account that Ansible connects with" in result.out
 
 
+def test_who_made_a_change_is_remembered(host: Lab) -> None:
+    host.add_user("admin", 992)
+    command = "SUDO_UID=992 python3 -m ansible_collections.portfence.egress.plugins.modules.fence"
+    data = '{"ANSIBLE_MODULE_ARGS": {"services": [{"name": "myapp", "source_ports": "50000"}]}}'
+    environment = {"PYTHONPATH": host.collections(), "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    host.run(["sh", "-c", command], data=data, env=environment)
+    assert host.module("fence_info")["last_change"]["by"] == "admin"
+
+
 def test_ports_of_a_service_of_another_team(host: Lab) -> None:
     host.add_user("other", 992)
     host.module("fence", services=[MYAPP])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from typing import Any, Dict, List
 
 import pytest
@@ -156,7 +157,9 @@ def test_services_are_merged_by_name(host: Lab) -> None:
 
 def test_what_was_in_force_before_is_kept_for_one_way_back(host: Lab) -> None:
     apply(host, MYAPP)
-    assert host.module("fence_info")["previous"] == {"backend": None, "services": []}
+    info = host.module("fence_info")
+    assert info["previous"] == {"backend": None, "services": []}
+    assert info["last_change"]["by"] == "root" and re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", info["last_change"]["at"])
     kept = apply(host, COLLECTOR)["services_before"]
     for again in ({}, {"remember": False}):
         apply(host, COLLECTOR, **again)
