@@ -85,6 +85,7 @@ def test_second_run_changes_nothing_and_check_mode_predicts(lab: BpfLab) -> None
     assert predicted["changes"] == done["changes"]
     assert done["changes"] == [
         "write /etc/portfence/services.d/myapp.json",
+        "write /etc/portfence/previous.json",
         LOAD,
         "write /etc/portfence/bpf.o",
         "write /etc/portfence/bpf-load",

@@ -145,7 +145,7 @@ def test_kernel_refuses_at_the_last_moment(host: Lab) -> None:
     remove_fake(host)
     assert "failed with status 1: busy" in result["msg"]
     assert rules(host) == before
-    assert host.run(["ls", "/etc/portfence"]).out.split() == ["fence.nft", "services.d"]
+    assert host.run(["ls", "/etc/portfence"]).out.split() == ["fence.nft", "previous.json", "services.d"]
     assert not host.module("fence", services=[MYAPP])["changed"]
 
 
@@ -243,7 +243,7 @@ def test_apply_killed_midway(host: Lab) -> None:
         assert not host.module("fence", services=[MOVED]).get("failed")
         assert rules(host) == new
         assert not host.module("fence", services=[MYAPP]).get("failed")
-        assert host.run(["ls", "/etc/portfence"]).out.split() == ["fence.nft", "services.d"]
+        assert host.run(["ls", "/etc/portfence"]).out.split() == ["fence.nft", "previous.json", "services.d"]
     assert found[0] == "old"
 
 
