@@ -89,8 +89,8 @@ def test_what_the_page_says(browser: Browser, tmp_path: Path) -> None:
     assert [row.split("\t") for row in rows[1:]] == [["web1", "myapp", "3", "–", "stopped"], ["web2", "myapp", "3", "–", "stopped"]]
     width = "getBoundingClientRect().width"
     share = f"(bar => [bar.{width} / bar.parentElement.clientWidth, bar.firstElementChild.{width} / bar.{width}])"
-    bar = browser.ask(f"{share}(document.querySelector('.bar'))")
-    assert bar == pytest.approx([1000 / 11000, 0.9], abs=0.01), "sorted by name: crawler is the first"
+    shown = browser.ask(f"{share}(document.querySelector('.bar'))")
+    assert shown == pytest.approx([1000 / 11000, 0.9], abs=0.01), "sorted by name: crawler is the first"
 
 
 def test_hosts_are_found_by_a_part_of_their_name(browser: Browser, tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_without_a_mouse(browser: Browser, tmp_path: Path) -> None:
 def test_for_a_screen_reader(browser: Browser, tmp_path: Path) -> None:
     show(browser, tmp_path, fleet())
     spoken = browser.spoken()
-    bar = "listitem: crawler, ports 60000-60999, 90.0 % in use"
-    for wanted in ("main: ", "heading: Port map", "list: web1", bar, "columnheader: Violations", "rowheader: web2"):
+    wanted_bar = "listitem: crawler, ports 60000-60999, 90.0 % in use"
+    for wanted in ("main: ", "heading: Port map", "list: web1", wanted_bar, "columnheader: Violations", "rowheader: web2"):
         assert wanted in spoken
     assert browser.ask("document.documentElement.lang") == "en"
     levels = browser.ask("[...document.querySelectorAll('h1,h2,h3')].map(item => Number(item.tagName[1]))")
