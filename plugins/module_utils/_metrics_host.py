@@ -165,12 +165,15 @@ class MetricsOfHost:
         if check_mode or not present:
             return changes
         if self._host.runs_systemd() and TIMER in present:
-            self._host.run(["systemctl", "stop", _TIMER_NAME])
+            # In this order, or the timer starts the service once more.
+            for unit in (TIMER, SERVICE):
+                self._host.run(["systemctl", "stop", os.path.basename(unit)])
         for path in present:
             self._host.remove(path)
         self._host.remove_directory(LIBRARY)
         if self._host.runs_systemd():
             self._host.run(["systemctl", "daemon-reload"])
+            self._host.run(["systemctl", "reset-failed", os.path.basename(SERVICE)], check=False)
         return changes
 
     def _is_active(self) -> bool:
