@@ -80,8 +80,7 @@ class _Steps:
 
     load: Optional[Change] = None
     fence_file: Optional[str] = None
-    remember: bool = False
-    by: str = "root"
+    remember_by: Optional[str] = None
     write: List[Service] = field(default_factory=list)
     forget: List[str] = field(default_factory=list)
     launcher: Optional[str] = None
@@ -221,7 +220,7 @@ class FenceOfHost:
         services_after = {item.service.name: item.service for item in target.values()}
         changed = services_after != {service.name: service for service in outcome.services_before}
         if request.remember and (changed or outcome.backend_before != self._backend.name):
-            steps.remember, steps.by = True, request.by
+            steps.remember_by = request.by
             outcome.changes.append(f"write {PREVIOUS_FILE}")
         unit = self._unit.missing()
         steps.install_unit = bool(unit)
@@ -277,7 +276,7 @@ class FenceOfHost:
             # The unit goes first: from then on a boot gives no fence, until then the whole old one.
             self._unit.remove()
         self._units.prepare(steps.units)
-        persisting = steps.fence_file is not None or steps.write or steps.forget or steps.remember
+        persisting = steps.fence_file is not None or steps.write or steps.forget or steps.remember_by is not None
         if persisting:
             self._store.prepare()
         staged = None if steps.fence_file is None else self._host.stage(self._backend.boot.file, steps.fence_file)
@@ -290,8 +289,8 @@ class FenceOfHost:
             if staged is not None:
                 staged.discard()
             raise
-        if steps.remember:
-            self._store.remember(outcome.services_before, backend=outcome.backend_before, by=steps.by)
+        if steps.remember_by is not None:
+            self._store.remember(outcome.services_before, backend=outcome.backend_before, by=steps.remember_by)
         if steps.bpf.assignments:
             # The fence translates what these leave, so it has to be there before they change.
             self._bpf.run(steps.bpf)

@@ -100,7 +100,7 @@ def service_bytes(service: Service) -> bytes:
     """``struct service`` of the program."""
     flags = _FLAG_LOOPBACK if service.loopback else 0
     # With auto a program may bind where it likes, as with rewrite: the fence translates the port.
-    flags |= _FLAG_STRICT if service.assignment == "bpf" and service.on_violation != "log" else 0
+    flags |= _FLAG_STRICT if service.refuses_bind else 0
     flags |= _FLAG_TCP if "tcp" in service.protocols else 0
     flags |= _FLAG_UDP if "udp" in service.protocols else 0
     ports = service.source_ports.size

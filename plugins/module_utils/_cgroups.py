@@ -39,6 +39,11 @@ class UnitCgroup:
         """The cgroup of a unit that lies here, such as an instance of the template."""
         return f"{self.parent}/{unit}" if self.parent else unit
 
+    def holds(self, path: str) -> bool:
+        """Whether a cgroup is one of the unit, or lies below one."""
+        parts = path.split("/")
+        return len(parts) >= self.level and "/".join(parts[: self.level - 1]) == self.parent and self.matches(parts[self.level - 1])
+
     def matches(self, name: str) -> bool:
         """Whether a directory of the parent with this name belongs to the unit."""
         if not self.is_template:

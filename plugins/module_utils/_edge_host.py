@@ -12,7 +12,7 @@ from ansible_collections.portfence.egress.plugins.module_utils import _edge
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Boot
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._identity import Identity
-from ansible_collections.portfence.egress.plugins.module_utils._namespace_nft import Tables, removal, transaction
+from ansible_collections.portfence.egress.plugins.module_utils._nft_tables import Tables, removal, transaction
 from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE
 from ansible_collections.portfence.egress.plugins.module_utils._unit import EDGE, Unit

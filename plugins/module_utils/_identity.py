@@ -9,13 +9,12 @@ one service. So the two of them name the service, and where no other host uses t
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._addresses import overlapping, read_network
+from ansible_collections.portfence.egress.plugins.module_utils._csv import to_csv as table
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange, PortSet
@@ -183,16 +182,8 @@ def to_json(entries: Sequence[Identity]) -> str:
 
 
 def to_csv(entries: Sequence[Identity]) -> str:
-    """A table for spreadsheets (RFC 4180). A text that one would take for a formula is led by an apostrophe."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for entry in entries:
-        writer.writerow(
-            [entry.address, entry.protocol, entry.part.low, entry.part.high, _literal(entry.service), _literal(" ".join(entry.hosts))]
-        )
-    return text.getvalue()
-
-
-def _literal(text: str) -> str:
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    """A table for spreadsheets, a row for each identity."""
+    rows = (
+        (entry.address, entry.protocol, entry.part.low, entry.part.high, entry.service, " ".join(entry.hosts)) for entry in entries
+    )
+    return table(_COLUMNS, rows)

@@ -17,7 +17,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import Ho
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, failure
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import interface_of
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_files import UNITS, Files, Folder, Kept, host_base, wanted_files
-from ansible_collections.portfence.egress.plugins.module_utils._namespace_nft import Tables, removal, transaction
+from ansible_collections.portfence.egress.plugins.module_utils._nft_tables import Tables, removal, transaction
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Namespace, Request, conflicts
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_state import State
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import Forwarding

@@ -80,11 +80,7 @@ def preview(services: Sequence[Resolved], sockets: Sequence[Socket]) -> List[Fin
 
 def _owns(item: Resolved, socket: Socket) -> bool:
     if item.units:
-        path = (socket.cgroup or "").split("/")
-        return any(
-            len(path) >= place.level and "/".join(path[: place.level - 1]) == place.parent and place.matches(path[place.level - 1])
-            for place in item.units
-        )
+        return any(place.holds(socket.cgroup or "") for place in item.units)
     return socket.uid in item.uids
 
 

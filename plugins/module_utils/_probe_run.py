@@ -120,16 +120,8 @@ def run_probe(
         given=_probe.Circumstances(
             accounts=accounts_of(resolved, other, ruleset=ruleset, host=host),
             host_range={item.service.name for item in resolved if item.service.assignment == "host"},
-            strict={
-                item.service.name
-                for item in resolved
-                if item.service.assignment == "bpf" and item.service.on_violation != "log"
-            },
-            walled={
-                item.service.name: item.service.listen_ports
-                for item in resolved
-                if item.service.listen_ports is not None and item.service.on_violation != "log"
-            },
+            strict={item.service.name for item in resolved if item.service.refuses_bind},
+            walled={item.service.name: item.service.wall for item in resolved if item.service.wall is not None},
             other=other,
             unreachable=_unreachable(host, target),
             first_free_port=int((host.read(_FIRST_FREE_PORT) or "1024").strip()),

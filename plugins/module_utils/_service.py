@@ -125,6 +125,16 @@ class Service:
         }
         return next((selector for selector in SELECTORS if given.get(selector)), "user")
 
+    @property
+    def refuses_bind(self) -> bool:
+        """Whether eBPF refuses a bind to any other port; an audit refuses nothing."""
+        return self.assignment == "bpf" and self.on_violation != "log"
+
+    @property
+    def wall(self) -> Optional[PortSet]:
+        """The ports that systemd lets its units bind to beside the source ports; None for any, as in an audit."""
+        return None if self.on_violation == "log" else self.listen_ports
+
     def to_dict(self) -> Dict[str, Any]:
         """The service as plain data: every key that has a value. :func:`_policy.parse_list` reads back an equal service."""
         data: Dict[str, Any] = {

@@ -142,9 +142,9 @@ def drop_in_path(unit: str) -> str:
 
 def socket_bind(service: Service) -> str:
     """Settings that keep a unit from binding to any port but its own (systemd.resource-control(5), SocketBindAllow=, 249)."""
-    if service.listen_ports is None or service.on_violation == "log":
+    if service.wall is None:
         return ""
-    allowed = service.source_ports | service.listen_ports
+    allowed = service.source_ports | service.wall
     return "".join(f"SocketBindAllow={part}\n" for part in allowed) + "SocketBindDeny=any\n"
 
 

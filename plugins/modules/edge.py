@@ -74,9 +74,9 @@ changes:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._edge import UNKNOWN
 from ansible_collections.portfence.egress.plugins.module_utils._edge_host import EdgeOfHost
-from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._identity import parse
+from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
 
 
 def run(module: AnsibleModule) -> None:
@@ -104,10 +104,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        run(module)
-    except PortFenceError as error:
-        module.fail_json(msg=str(error))
+    run_module(module, run)
 
 
 if __name__ == "__main__":

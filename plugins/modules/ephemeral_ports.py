@@ -186,8 +186,8 @@ previous:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_host import converge
-from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
 
 
 def run(module: AnsibleModule) -> None:
@@ -219,10 +219,7 @@ def main() -> None:
         mutually_exclusive=[("owners", "reserved_ports"), ("owners", "local_port_range")],
         supports_check_mode=True,
     )
-    try:
-        run(module)
-    except PortFenceError as error:
-        module.fail_json(msg=str(error))
+    run_module(module, run)
 
 
 if __name__ == "__main__":

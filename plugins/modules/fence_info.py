@@ -200,9 +200,9 @@ services:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, is_untouched
 from ansible_collections.portfence.egress.plugins.module_utils._backends import NO_BACKEND
-from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._info import gather, port_settings
+from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
 from ansible_collections.portfence.egress.plugins.module_utils._names import lookup_on
 
 
@@ -221,10 +221,7 @@ def run(module: AnsibleModule) -> None:
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
-    try:
-        run(module)
-    except PortFenceError as error:
-        module.fail_json(msg=str(error))
+    run_module(module, run)
 
 
 if __name__ == "__main__":

@@ -64,9 +64,10 @@ changes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, PortFenceError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._metrics_host import MetricsOfHost, Settings
+from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
 
 _INTERVALS = range(5, 86401)
 
@@ -96,10 +97,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        run(module)
-    except PortFenceError as error:
-        module.fail_json(msg=str(error))
+    run_module(module, run)
 
 
 if __name__ == "__main__":

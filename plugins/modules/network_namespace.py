@@ -219,8 +219,8 @@ units_to_restart:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_apply import Namespaces, Outcome, diff_of, is_untouched, result_of
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import parse_request
 
@@ -269,10 +269,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        run(module)
-    except PortFenceError as error:
-        module.fail_json(msg=str(error))
+    run_module(module, run)
 
 
 if __name__ == "__main__":

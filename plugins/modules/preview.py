@@ -103,8 +103,9 @@ from typing import Dict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._argument_spec import services_argument
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, PortFenceError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
 from ansible_collections.portfence.egress.plugins.module_utils._names import lookup_on
 from ansible_collections.portfence.egress.plugins.module_utils._policy import conflicts, parse_list
 from ansible_collections.portfence.egress.plugins.module_utils._preview import preview
@@ -154,10 +155,7 @@ def main() -> None:
         argument_spec={**services_argument(), "sample": {"type": "int", "default": 0}},
         supports_check_mode=True,
     )
-    try:
-        run(module)
-    except PortFenceError as error:
-        module.fail_json(msg=str(error))
+    run_module(module, run)
 
 
 if __name__ == "__main__":

@@ -174,8 +174,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.portfence.egress.plugins.module_utils._accounts import Wanted
 from ansible_collections.portfence.egress.plugins.module_utils._accounts_host import converge
-from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
 
 
 def run(module: AnsibleModule) -> None:
@@ -213,10 +213,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        run(module)
-    except PortFenceError as error:
-        module.fail_json(msg=str(error))
+    run_module(module, run)
 
 
 if __name__ == "__main__":

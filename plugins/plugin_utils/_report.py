@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils._csv import to_csv as table
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange, PortSet
 from ansible_collections.portfence.egress.plugins.plugin_utils._report_page import PAGE
 from jinja2 import Environment, StrictUndefined
@@ -163,16 +162,5 @@ def to_json(report: Report) -> str:
 
 
 def to_csv(report: Report) -> str:
-    """A line for each service of each host (RFC 4180). A text that a spreadsheet would take for a formula is led by an apostrophe."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns: Sequence[str] = list(Line.__dataclass_fields__)
-    writer.writerow(columns)
-    for line in report.lines:
-        values = asdict(line)
-        writer.writerow([_cell(values[column]) for column in columns])
-    return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    """A table for spreadsheets, a row for each service of each host."""
+    return table(list(Line.__dataclass_fields__), (list(asdict(line).values()) for line in report.lines))

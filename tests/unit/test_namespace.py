@@ -26,7 +26,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._namespace import
 )
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_apply import merge
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_files import Kept, wanted_files
-from ansible_collections.portfence.egress.plugins.module_utils._namespace_nft import transaction
+from ansible_collections.portfence.egress.plugins.module_utils._nft_tables import transaction
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import (
     Namespace,
     conflicts,
