@@ -36,7 +36,7 @@ options:
   path:
     description:
       - The file of allocated ports on the controller.
-      - Defaults to C(port-allocations.yml) beside the first source of the inventory.
+      - Defaults to C(port-allocations.yml) beside the first source of the inventory, a file or a folder.
     type: str
 seealso:
   - module: portfence.egress.port_allocations

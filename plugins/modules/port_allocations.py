@@ -34,7 +34,7 @@ options:
   path:
     description:
       - The file of allocated ports on the controller.
-      - Defaults to C(port-allocations.yml) beside the first source of the inventory.
+      - Defaults to C(port-allocations.yml) beside the first source of the inventory, a file or a folder.
     type: str
   quarantine:
     description: Days that have to pass before a range that was given back goes to another owner.
@@ -70,7 +70,7 @@ path:
   description: The file.
   type: str
   returned: success
-  sample: /srv/inventory/port-allocations.yml
+  sample: /srv/port-allocations.yml
 handed_out:
   description: The number of ranges that have a new owner, renamed ones included.
   type: int

@@ -29,7 +29,7 @@ attributes:
     support: full
 options:
   sample:
-    description: Seconds for which sockets are looked at, five times a second. With V(0), once. At most 3600.
+    description: Seconds for which sockets are looked at, at most five times a second. With V(0), once. At most 3600.
     type: int
     default: 0
 seealso:

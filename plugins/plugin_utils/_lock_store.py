@@ -27,8 +27,8 @@ def lock_path(given: Any, sources: Any) -> str:
     first = next((source for source in sources or () if isinstance(source, str) and os.path.exists(source)), None)
     if first is None:
         raise PortFenceError(f"egress_lock_file: missing, and the inventory is no file that {NAME} could lie beside; accepted: a path")
-    folder = first if os.path.isdir(first) else os.path.dirname(os.path.abspath(first))
-    return os.path.join(folder, NAME)
+    # Within a folder, Ansible would take it for a part of the inventory.
+    return os.path.join(os.path.dirname(os.path.abspath(first)), NAME)
 
 
 def read(path: str) -> Optional[str]:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Dict, List, Optional, Type
 
 import aiohttp
+from lab_keeper import PATH
 
 _PATIENCE = 60.0  # seconds until Chromium answers, however busy the machine is
 
@@ -31,6 +32,8 @@ class Browser:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--remote-debugging-port=0"]
         self._process = subprocess.Popen(
             [program, *options, f"--user-data-dir={self._folder.name}", "about:blank"],
+            # What it would keep in the home of the user goes with the folder.
+            env={"PATH": PATH, "HOME": self._folder.name},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

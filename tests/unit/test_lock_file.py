@@ -144,7 +144,10 @@ def test_where_the_file_is(tmp_path: Path) -> None:
     (tmp_path / "hosts.yml").touch()
     assert lock_path("/x/y.yml", None) == "/x/y.yml"
     assert lock_path(None, ["web1,", str(tmp_path / "hosts.yml")]) == str(tmp_path / "port-allocations.yml")
-    assert lock_path(None, [str(tmp_path)]) == str(tmp_path / "port-allocations.yml")
+    inventory = tmp_path / "inventory"
+    inventory.mkdir()
+    for source in (str(inventory), f"{inventory}/"):
+        assert lock_path(None, [source]) == str(tmp_path / "port-allocations.yml"), "in a folder it would be a part of the inventory"
     with pytest.raises(PortFenceError, match="^egress_lock_file: missing"):
         lock_path(None, ["web1,"])
     with pytest.raises(PortFenceError, match="^egress_lock_file: found 5; accepted: the path"):
