@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Service accounts on the machine: look at what it has, and run its own tools to change that.
 
-The account files are read here and written by useradd, usermod, userdel, groupadd and groupdel alone.
+The account files are read here and written by useradd, systemd-sysusers, usermod, userdel, groupadd and groupdel alone.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._accounts import 
     parse_shadow,
     valid_name,
 )
+from ansible_collections.portfence.egress.plugins.module_utils._accounts_batch import differing, sysusers_text, together
 from ansible_collections.portfence.egress.plugins.module_utils._accounts_plan import (
     Creation,
     Plan,
@@ -223,11 +224,12 @@ def _apply(host: Host, plan: Plan) -> None:
     tools = {name: host.program(name, package=_PACKAGE) for name in _tools(plan)}
     done: List[str] = []
     try:
-        for group in plan.new_groups:
+        done.extend(_create_together(host, together(plan)))
+        for group in (group for group in plan.new_groups if group.name not in done):
             number = [] if group.gid is None else [f"--gid={group.gid}"]
             host.run([tools["groupadd"], "--system", *number, "--", group.name])
             done.append(f"group {group.name}")
-        for creation in plan.creations:
+        for creation in (creation for creation in plan.creations if creation.account.name not in done):
             host.run(_useradd(tools["useradd"], creation))
             done.append(creation.account.name)
         for change in plan.changes:
@@ -245,6 +247,18 @@ def _apply(host: Host, plan: Plan) -> None:
         _remove_own_groups(host, plan)
     except HostError as error:
         raise HostError(f"{error}; done before this: {shortened(done) or 'nothing'}") from error
+
+
+def _create_together(host: Host, accounts: Sequence[Account]) -> List[str]:
+    """Create what systemd-sysusers can; useradd is left to do the rest, and to say why it can't. Returns the names. Raises HostError."""
+    program = host.find("systemd-sysusers")
+    if program is None or not accounts:
+        return []
+    host.run([program, "-"], data=sysusers_text(accounts), check=False)
+    missing, wrong = differing(accounts, parse_passwd(host.read("/etc/passwd") or ""))
+    if wrong:
+        raise HostError(f"{program} did not do what it was asked for: {shortened(wrong)}")
+    return [account.name for account in accounts if account not in missing]
 
 
 def _useradd(program: str, creation: Creation) -> List[str]:

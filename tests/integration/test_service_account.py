@@ -319,6 +319,47 @@ def test_a_missing_tool(lab: Lab) -> None:
     assert not accounts(lab, {"name": "www-data"})["changed"]
 
 
+MANY = [{"name": f"svc{number}", "uid": 4000 + number, "comment": f'50% "of" \\ {number}'} for number in range(40)]
+
+
+def test_many_at_once_are_what_they_are_one_by_one(lab: Lab) -> None:
+    """systemd-sysusers and useradd leave the same entries but for the mark of a locked password and the date of its change."""
+
+    def entries() -> List[str]:
+        locked = "sed -E 's/:[!*]+:[0-9]*:/:locked:/'"
+        return [lab.run(["sh", "-c", f"{locked} /etc/{name} | grep '^svc' | sort"]).out for name in ("passwd", "group", "shadow", "gshadow")]
+
+    lab.run(["mount", "--bind", "/bin/false", "/usr/bin/systemd-sysusers"])
+    accounts(lab, *MANY)
+    one_by_one = entries()
+    assert one_by_one[0].count("\n") == 40
+    assert accounts(lab, *({"name": item["name"]} for item in MANY), state="absent")["changed"]
+    lab.run(["umount", "/usr/bin/systemd-sysusers"])
+    lab.run(["mount", "--bind", "/bin/false", "/usr/sbin/useradd"])
+    assert accounts(lab, *MANY)["created"] == [item["name"] for item in MANY]
+    assert entries() == one_by_one
+    assert not accounts(lab, *MANY)["changed"]
+
+
+def test_many_of_which_some_need_useradd(lab: Lab) -> None:
+    """A home, a UID that the host chooses, a GID that somebody has."""
+    lab.run(["groupadd", "--gid", "4003", "somebody"])
+    special = [{"name": "housed", "uid": 4100, "home": "/var/lib/portfence-test", "create_home": True}, {"name": "chosen"}]
+    created = accounts(lab, *MANY, *special)["created"]
+    assert sorted(created) == sorted([item["name"] for item in MANY] + ["housed", "chosen"])
+    assert int(entry(lab, "passwd", "svc3")[2]) == 4003 and int(entry(lab, "passwd", "svc3")[3]) != 4003
+    assert lab.run(["stat", "-c", "%u", "/var/lib/portfence-test"]).out.strip() == "4100"
+    assert int(entry(lab, "passwd", "chosen")[2]) < 1000
+
+
+def test_a_batch_that_got_other_ids_is_an_error(lab: Lab) -> None:
+    """As when somebody else takes a UID meanwhile."""
+    script = "#!/bin/sh\nsed 's/svc7 4007/svc7 4999/' | /var/tmp/sysusers -\n"
+    lab.run(["cp", "/usr/bin/systemd-sysusers", "/var/tmp/sysusers"])
+    lab.run(["sh", "-c", "cat > /var/tmp/wrapper; chmod 755 /var/tmp/wrapper; mount --bind /var/tmp/wrapper /usr/bin/systemd-sysusers"], data=script)
+    assert "did not do what it was asked for: svc7 has UID 4999, GID 4999" in failure(lab, *MANY)
+
+
 def test_no_nologin(lab: Lab) -> None:
     lab.run(["mount", "--bind", "/dev/null", NOLOGIN])
     assert "nologin" in refusal(lab, {"name": "myapp"})
