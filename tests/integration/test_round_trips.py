@@ -1,0 +1,57 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How often a playbook runs a module on a host: as often for many services as for one. docs/scale.md says how often."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Dict
+
+import pytest
+from lab import Lab
+from test_playbooks import Control
+
+COUNTING = "/usr/local/bin/counting-python"
+CALLS = "/run/calls"
+
+# Remote module executions per host: accounts, ephemeral ports, cgroups, namespaces, a look for nft, fence, probe, fence_info.
+SITE = 8
+
+
+@pytest.fixture(name="control")
+def fixture_control(lab: Lab) -> Control:
+    """Every module runs in an interpreter that leaves a line for each start."""
+    lab.run(["sh", "-c", f"cat > {COUNTING} && chmod 755 {COUNTING}"], data=f'#!/bin/sh\necho >> {CALLS}\nexec {sys.executable} "$@"\n')
+    return Control(lab)
+
+
+def round_trips(control: Control, playbook: str, *options: str, services: Dict[str, Any]) -> int:
+    """Run a playbook of the collection, and count the modules that it ran on the host."""
+    control.lab.run(["sh", "-c", f": > {CALLS}"])
+    done = control.play(f"portfence.egress.{playbook}", *options, egress_services=services, ansible_python_interpreter=COUNTING)
+    assert done.rc == 0, done.out
+    return len(control.lab.run(["cat", CALLS]).out.splitlines())
+
+
+def policy(count: int, **more: Any) -> Dict[str, Any]:
+    """Services with 20 ports each."""
+    return {f"svc{index}": {"source_ports": f"{30000 + 20 * index}-{30019 + 20 * index}", **more} for index in range(count)}
+
+
+def test_site_needs_as_many_for_one_service_as_for_many(control: Control) -> None:
+    few = round_trips(control, "site", services=policy(1))
+    assert few == SITE
+    assert round_trips(control, "site", services=policy(1)) == SITE, "a second run"
+    assert round_trips(control, "site", services=policy(40)) == SITE
+    assert round_trips(control, "site", services=policy(40)) == SITE
+    assert round_trips(control, "site", services=policy(40, assignment="app", on_violation="reject")) == SITE
+
+
+@pytest.mark.parametrize("playbook", ["verify", "preview", "report", "rollback", "remove"])
+def test_other_playbooks_too(control: Control, playbook: str) -> None:
+    counts = set()
+    for count in (1, 20):
+        control.play("portfence.egress.site", egress_services=policy(count), egress_purge=True)
+        counts.add(round_trips(control, playbook, services=policy(count)))
+    assert len(counts) == 1
