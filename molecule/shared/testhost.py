@@ -66,10 +66,18 @@ def snapshot(host: Host, name: str) -> list[str]:
     return host.file(f"/root/snapshot-{name}").content_string.splitlines()
 
 
+def said(run: str) -> str:
+    """Return what the run `run` of tasks/run_playbook.yml said."""
+    return (pathlib.Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "runs" / f"{run}.txt").read_text(encoding="utf-8")
+
+
+def recap(run: str) -> dict[str, dict[str, int]]:
+    """Return the numbers of ok, changed, unreachable, failed, … tasks by host from the end of the run `run`."""
+    _before, _title, lines = said(run).rpartition("PLAY RECAP")
+    found = re.findall(r"^(\S+) +: (ok=.*)$", lines, re.MULTILINE)
+    return {name: {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", numbers)} for name, numbers in found}
+
+
 def changed(host: Host, run: str) -> int:
-    """Return how many tasks changed `host` in the run `run` of tasks/run_playbook.yml."""
-    text = (pathlib.Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "runs" / f"{run}.txt").read_text(encoding="utf-8")
-    name = re.escape(host.backend.get_hostname())
-    recap = re.search(rf"^{name} +: ok=\d+ +changed=(\d+) ", text, re.MULTILINE)
-    assert recap, f"no result for {name} in:\n{text}"
-    return int(recap[1])
+    """Return how many tasks changed `host` in the run `run`."""
+    return recap(run)[host.backend.get_hostname()]["changed"]
