@@ -13,6 +13,12 @@ from fleet import FOLDER, HOSTS, domain, get, own_service, ports
 from testhost import recap, said
 
 
+def test_another_run_changes_nothing() -> None:
+    """On the hosts of one group."""
+    assert set(recap("again")) == {name for name in HOSTS if name.startswith("job")}
+    assert all(numbers["failed"] == numbers["changed"] == 0 for numbers in recap("again").values())
+
+
 def test_verify_finds_every_host_as_the_policy_says() -> None:
     """By connecting."""
     assert set(recap("verify")) == {name for name in HOSTS if domain(name) == "west"}
