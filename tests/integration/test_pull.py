@@ -17,7 +17,7 @@ from lab import REPOSITORY, Lab, Result
 NAME = "web2.example.com"
 RANGE = "16896-17407"  # that of web2 in port-allocations.yml
 ORIGIN, CLONE, WORK = "/var/lib/origin.git", "/var/lib/portfence-pull/project", "/var/lib/work"
-MORE = "egress_services__more: {more: {source_ports: 50000-50999, scope: service}}\n"
+MORE = "egress_services__more: {more: {source_ports: 50000-50999}}\n"
 GIT = "git -c user.name=t -c user.email=t@example.com -c commit.gpgSign=false"
 
 
@@ -101,13 +101,14 @@ def test_a_host_fences_itself_and_nobody_else(puller: Puller) -> None:
 def test_a_mistake_of_another_host_stops_this_one(puller: Puller) -> None:
     assert puller.pull().rc == 0
     before = puller.state()
-    # Ports of this host, written by hand for another one behind the same address; and a change that would be fine.
-    puller.write("inventory/host_vars/web4.example.com.yml", f"egress_services__x: {{intruder: {{source_ports: {RANGE}}}}}\n")
+    # The same ports for another host behind the same address.
+    puller.write("inventory/host_vars/web4.example.com.yml", "egress_services__x: {x: {source_ports: 50000-50099}}\n")
     puller.write("inventory/host_vars/web2.example.com.yml", MORE)
     puller.push()
     done = puller.pull()
     assert done.rc != 0
-    assert "web4.example.com: egress_services__x.intruder.source_ports: found 16896-17407" in done.out + done.err
+    said = "web2.example.com: egress_services__more.more.source_ports: found 50000-50999 in the NAT domain dc1, where 50000-50099 is x's on web4"
+    assert said in done.out + done.err
     assert "Load the fence" not in done.out
     assert puller.state() == before
 

@@ -1,0 +1,85 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The service and the timer of examples/project/pull on a host with systemd, which is web2.example.com of that project."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import Iterator
+
+import pytest
+from containers import REPOSITORY, run
+
+NAME = "portfence-pull-host"
+URL, ORIGIN = "https://git.example.com/portfence-project.git", "/srv/portfence-project.git"
+# What needs mounts that all of the host sees: a network namespace, and the controller net_cls.
+MORE = """\
+egress_services__more:
+  tenant:
+    unit: tenant.service
+    source_ports: 57000-57499
+    assignment: namespace
+    namespace: {ipv4: 10.99.0.0/31, ipv6: "fd00:99::/127"}
+  legacy:
+    classid: "0x100001"
+    source_ports: 55500-55599
+"""
+GIT = "git -c user.name=t -c user.email=t@example.com"
+
+
+class Host:
+    """A container."""
+
+    def run(self, script: str, *, data: str = "", check: bool = True) -> str:
+        """What a script on it prints."""
+        command = ["podman", "exec", "--interactive", NAME, "sh", "-c", script]
+        done = subprocess.run(command, input=data, capture_output=True, text=True, check=False, timeout=300)
+        assert not check or done.returncode == 0, f"{script}: {done.stdout}{done.stderr}\n{self.journal()}"
+        return done.stdout
+
+    def journal(self) -> str:
+        """What the service said."""
+        return self.run("journalctl --unit portfence-pull.service --output cat --no-pager", check=False)
+
+
+@pytest.fixture(name="machine", scope="module")
+def fixture_machine(host: str) -> Iterator[Host]:
+    podman = os.environ["PORTFENCE_PODMAN_APART"]
+    run(podman, "run", "--detach", "--name", NAME, "--hostname", "web2.example.com", "--network=none", "--privileged", "--systemd=always", host, "/sbin/init")
+    try:
+        machine = Host()
+        machine.run("for _ in $(seq 300); do systemctl is-system-running | grep -qE 'running|degraded' && exit 0; sleep 0.1; done; exit 1")
+        run("podman", "cp", REPOSITORY / "examples/project", f"{NAME}:/root/work")
+        machine.run("mkdir /root/work/inventory/host_vars && cat > /root/work/inventory/host_vars/web2.example.com.yml", data=MORE)
+        machine.run(f"git init -q --bare -b main {ORIGIN} && cd /root/work && git init -q -b main && git remote add origin {ORIGIN}")
+        machine.run(f"cd /root/work && git add --all && {GIT} commit -qm project && git push -q origin main")
+        machine.run("printf '[Service]\\nExecStart=/bin/sleep infinity\\n' > /etc/systemd/system/tenant.service")
+        machine.run(f"cp /root/work/pull/* /etc/systemd/system/ && sed -i s#{URL}#{ORIGIN}# /etc/systemd/system/portfence-pull.service")
+        machine.run("systemctl daemon-reload")
+        yield machine
+    finally:
+        run("podman", "rm", "--force", "--time", "0", NAME)
+
+
+def test_the_units_are_what_systemd_takes(machine: Host) -> None:
+    assert machine.run("systemd-analyze verify portfence-pull.service portfence-pull.timer 2>&1 | grep portfence-pull || :") == ""
+    machine.run("systemctl enable --now portfence-pull.timer")
+    assert "portfence-pull.timer" in machine.run("systemctl list-timers --no-pager")
+    machine.run("systemctl disable --now portfence-pull.timer")
+
+
+def test_the_service_fences_the_host_and_then_changes_nothing(machine: Host) -> None:
+    machine.run("systemctl start portfence-pull.service")
+    assert "web2.example.com: 3 services, changed, probe passed" in machine.journal()
+    info = json.loads(machine.run("ansible localhost -m portfence.egress.fence_info").partition("=>")[2])
+    assert info["services"]["myapp"]["source_ports"] == ["16896-17407"]
+    # Seen from outside of the service.
+    mounted = machine.run("findmnt --raw --noheadings --output TARGET,FSTYPE").splitlines()
+    assert "/run/netns/tenant nsfs" in mounted and "/run/portfence/net_cls cgroup" in mounted
+    machine.run("systemctl start portfence-pull.service")
+    again = machine.journal()
+    assert "web2.example.com: 3 services, unchanged, probe passed" in again, again
+    assert "changed=0" in again.rpartition("PLAY RECAP")[2]
