@@ -114,14 +114,21 @@ def test_a_mistake_of_another_host_stops_this_one(puller: Puller) -> None:
 
 
 def test_a_change_in_the_project_arrives_with_the_next_run(puller: Puller) -> None:
+    """A change of which a part is encrypted."""
     assert puller.pull().rc == 0
     before = puller.state()
-    puller.write("inventory/host_vars/web2.example.com.yml", MORE)
+    name = "inventory/host_vars/web2.example.com.yml"
+    puller.write(name, MORE)
+    puller.lab.run(["sh", "-c", "echo secret > /etc/portfence-vault; chmod 600 /etc/portfence-vault; touch --reference /run/mark /etc/portfence-vault"])
+    vault = ["--vault-password-file", "/etc/portfence-vault"]
+    puller.lab.run([os.path.join(os.path.dirname(sys.executable), "ansible-vault"), "encrypt", *vault, f"{WORK}/{name}"])
     puller.push()
-    predicted = puller.pull("--check")
+    closed = puller.pull()
+    assert closed.rc != 0 and "no vault secrets found" in closed.out + closed.err
+    predicted = puller.pull("--check", *vault)
     assert predicted.rc == 0 and f"{NAME}: 2 services in the policy, would change" in predicted.out, predicted.out
     assert puller.state() == before
-    assert f"{NAME}: 2 services, changed, probe passed" in puller.pull().out
+    assert f"{NAME}: 2 services, changed, probe passed" in puller.pull(*vault).out
 
 
 def test_a_host_that_the_inventory_does_not_have_does_nothing(puller: Puller) -> None:
