@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The execution environment, with the project examples/project in it as an automation controller lays it out.
 
-AWX 24 (awx/main/tasks/jobs.py, awx/main/models/inventory.py): the job runs in a folder with a copy of the project in project/,
+AWX (awx/main/tasks/jobs.py, awx/main/models/inventory.py): the job runs in a folder with a copy of the project in project/,
 and starts there; its inventory is the program inventory/hosts, which prints what the database has.
 """
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from typing import Iterator
+from typing import Iterator, Set
 
 import pytest
 from containers import REPOSITORY, run
 
 NAME = "portfence-pull-host"
 URL, ORIGIN = "https://git.example.com/portfence-project.git", "/srv/portfence-project.git"
-# What needs mounts that all of the host sees: a network namespace, and the controller net_cls.
+# What has mounts that all of the host sees: a network namespace, and the controller net_cls.
 MORE = """\
 egress_services__more:
   tenant:
@@ -40,6 +40,14 @@ class Host:
         assert not check or done.returncode == 0, f"{script}: {done.stdout}{done.stderr}\n{self.journal()}"
         return done.stdout
 
+    def mounted(self) -> Set[str]:
+        """Places and kinds of mounts, as the host sees them."""
+        return set(self.run("findmnt --raw --noheadings --output TARGET,FSTYPE").splitlines())
+
+    def push(self) -> None:
+        """What is in the folder of the project goes to its repository."""
+        self.run(f"cd /root/work && git add --all && {GIT} commit -qm change && git push -q origin main")
+
     def journal(self) -> str:
         """What the service said."""
         return self.run("journalctl --unit portfence-pull.service --output cat --no-pager", check=False)
@@ -55,10 +63,11 @@ def fixture_machine(host: str) -> Iterator[Host]:
         run("podman", "cp", REPOSITORY / "examples/project", f"{NAME}:/root/work")
         machine.run("mkdir /root/work/inventory/host_vars && cat > /root/work/inventory/host_vars/web2.example.com.yml", data=MORE)
         machine.run(f"git init -q --bare -b main {ORIGIN} && cd /root/work && git init -q -b main && git remote add origin {ORIGIN}")
-        machine.run(f"cd /root/work && git add --all && {GIT} commit -qm project && git push -q origin main")
+        machine.push()
         machine.run("printf '[Service]\\nExecStart=/bin/sleep infinity\\n' > /etc/systemd/system/tenant.service")
         machine.run(f"cp /root/work/pull/* /etc/systemd/system/ && sed -i s#{URL}#{ORIGIN}# /etc/systemd/system/portfence-pull.service")
-        machine.run("systemctl daemon-reload")
+        # As systemd makes it on a host, and leaves it in a container.
+        machine.run("mount --make-rshared / && systemctl daemon-reload")
         yield machine
     finally:
         run("podman", "rm", "--force", "--time", "0", NAME)
@@ -71,15 +80,21 @@ def test_the_units_are_what_systemd_takes(machine: Host) -> None:
     machine.run("systemctl disable --now portfence-pull.timer")
 
 
-def test_the_service_fences_the_host_and_then_changes_nothing(machine: Host) -> None:
+def test_the_service_fences_the_host_changes_nothing_and_follows_the_project(machine: Host) -> None:
     machine.run("systemctl start portfence-pull.service")
     assert "web2.example.com: 3 services, changed, probe passed" in machine.journal()
     info = json.loads(machine.run("ansible localhost -m portfence.egress.fence_info").partition("=>")[2])
     assert info["services"]["myapp"]["source_ports"] == ["16896-17407"]
     # Seen from outside of the service.
-    mounted = machine.run("findmnt --raw --noheadings --output TARGET,FSTYPE").splitlines()
-    assert "/run/netns/tenant nsfs" in mounted and "/run/portfence/net_cls cgroup" in mounted
+    assert {"/run/netns/tenant nsfs", "/run/portfence/net_cls cgroup"} <= machine.mounted()
     machine.run("systemctl start portfence-pull.service")
     again = machine.journal()
     assert "web2.example.com: 3 services, unchanged, probe passed" in again, again
     assert "changed=0" in again.rpartition("PLAY RECAP")[2]
+
+    # A service that goes takes its mounts along, for the whole host.
+    machine.run("cat > /root/work/inventory/host_vars/web2.example.com.yml", data=MORE.replace("55500-55599", "55500-55599\n    state: absent"))
+    machine.push()
+    machine.run("systemctl start portfence-pull.service")
+    assert machine.journal().count("web2.example.com: 2 services, changed, probe passed") == 1
+    assert not {place for place in machine.mounted() if "net_cls" in place and "portfence" in place}

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Job slicing: what docs/scale.md says that a slice of the project examples/project knows, and what it does not.
 
-AWX 24 (Inventory.get_script_data in awx/main/models/inventory.py): slice N of COUNT has the hosts N - 1, N - 1 + COUNT, ... of those
+AWX (Inventory.get_script_data in awx/main/models/inventory.py): slice N of COUNT has the hosts N - 1, N - 1 + COUNT, ... of those
 that are enabled, in the order of their names, with their groups and variables. The others are not in its inventory at all.
 """
 
