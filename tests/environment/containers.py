@@ -28,7 +28,7 @@ RUN ansible-galaxy collection install --collections-path /usr/share/ansible/coll
 def run(*command: object, offline: bool = False) -> str:
     """What a command prints, where it must not fail."""
     args = [*(["unshare", "--net"] if offline else []), *map(str, command)]
-    done = subprocess.run(args, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(args, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, f"{args}: {done.stdout[-8000:]}{done.stderr[-8000:]}"
     return done.stdout
 

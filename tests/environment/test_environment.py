@@ -19,6 +19,7 @@ from typing import Any, Dict
 import pytest
 from containers import REPOSITORY, run
 
+
 class Job:
     """The folder of a job, and the command that runs it."""
 
@@ -43,7 +44,7 @@ class Job:
         """A command in the environment, as it ends."""
         # Without a cgroup, for the same reason as the isolation of builds.
         podman = ["podman", "run", "--rm", "--cgroups=disabled", "--network=none", f"--volume={self.folder}:/runner", "--env=ANSIBLE_NOCOLOR=1"]
-        return subprocess.run([*podman, self.image, *command], capture_output=True, text=True, check=False, timeout=300)
+        return subprocess.run([*podman, self.image, *command], capture_output=True, text=True, check=False, timeout=900)
 
     def play(self, playbook: str, *options: str) -> "subprocess.CompletedProcess[str]":
         """A playbook of the project."""

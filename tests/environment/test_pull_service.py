@@ -36,7 +36,7 @@ class Host:
     def run(self, script: str, *, data: str = "", check: bool = True) -> str:
         """What a script on it prints."""
         command = ["podman", "exec", "--interactive", NAME, "sh", "-c", script]
-        done = subprocess.run(command, input=data, capture_output=True, text=True, check=False, timeout=300)
+        done = subprocess.run(command, input=data, capture_output=True, text=True, check=False, timeout=900)
         assert not check or done.returncode == 0, f"{script}: {done.stdout}{done.stderr}\n{self.journal()}"
         return done.stdout
 
@@ -56,10 +56,11 @@ class Host:
 @pytest.fixture(name="machine", scope="module")
 def fixture_machine(host: str) -> Iterator[Host]:
     podman = os.environ["PORTFENCE_PODMAN_APART"]
-    run(podman, "run", "--detach", "--name", NAME, "--hostname", "web2.example.com", "--network=none", "--privileged", "--systemd=always", host, "/sbin/init")
+    kind = ["--network=none", "--privileged", "--systemd=always"]
+    run(podman, "run", "--detach", "--name", NAME, "--hostname", "web2.example.com", *kind, host, "/sbin/init")
     try:
         machine = Host()
-        machine.run("for _ in $(seq 300); do systemctl is-system-running | grep -qE 'running|degraded' && exit 0; sleep 0.1; done; exit 1")
+        machine.run("for _ in $(seq 1200); do systemctl is-system-running | grep -qE 'running|degraded' && exit 0; sleep 0.1; done; exit 1")
         run("podman", "cp", REPOSITORY / "examples/project", f"{NAME}:/root/work")
         machine.run("mkdir /root/work/inventory/host_vars && cat > /root/work/inventory/host_vars/web2.example.com.yml", data=MORE)
         machine.run(f"git init -q --bare -b main {ORIGIN} && cd /root/work && git init -q -b main && git remote add origin {ORIGIN}")
