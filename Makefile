@@ -36,7 +36,7 @@ coexist: ## Molecule beside eleven other firewalls, in every order of start; POR
 
 test: ## everything; of coexist, ufw and docker
 	@scripts/setup test
-	@scripts/stages $(CHECKS) integration molecule neighbours
+	@scripts/stages $(CHECKS) integration molecule environment neighbours
 
 build: ## build the collection archive in build/
 	@scripts/setup test
