@@ -171,3 +171,15 @@ def test_the_playbooks(gateway: Lab) -> None:
         done = control.play("portfence.egress.edge", *options, hosts=["lab", "downweb1"], **policy)
         assert done.rc == 0 and ("changed=0" not in done.out.splitlines()[-2]) == changed, done.out
     assert passes(gateway, "tcp", 4, KNOWN) and not passes(gateway, "tcp", 4, UNKNOWN)
+
+
+@pytest.mark.parametrize("playbook", ["edge", "export"])
+def test_a_limit_is_refused(gateway: Lab, playbook: str) -> None:
+    """It would make the others unknown."""
+    control = Control(gateway)
+    policy = {"egress_services": {"myapp": {"source_ports": "50000-50999"}}, "egress_addresses": ["10.20.0.2"]}
+    options = ["-e", "target=lab", "-e", "edge_export=/run/export", "--limit", "lab"]
+    done = control.play(f"portfence.egress.{playbook}", *options, hosts=["lab", "downweb1"], **policy)
+    assert done.rc != 0 and "--limit leaves out downweb1" in " ".join((done.out + done.err).split())
+    assert gateway.run(["ls", "/run/export"], check=False).rc != 0
+    assert "portfence_edge" not in gateway.run(["nft", "list", "tables"]).out

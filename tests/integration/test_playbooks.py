@@ -335,7 +335,7 @@ def test_preview_names_who_would_be_hit_and_changes_nothing(control: Control) ->
     lab.serve(52007, uid=993)
     before = control.state()
     policy = {**MYAPP, **COLLECTOR, "new": {"source_ports": 60000}}
-    done = control.play("portfence.egress.preview", "--diff", "-e", "egress_preview=/run/preview.json", egress_services=policy)
+    done = control.play("portfence.egress.preview", "--diff", "-e", "egress_preview=/run/preview.json", "--limit", "lab", egress_services=policy)
     assert done.rc == 0, done.out
     assert control.state() == before
     assert "th sport 50000-50999 accept" in done.out

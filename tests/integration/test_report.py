@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, Dict, Iterator
@@ -181,3 +182,6 @@ def test_the_playbook(lab: Lab) -> None:
     lab.run(["sh", "-c", "nft delete table inet portfence; nft add table inet portfence"])
     done = control.play("portfence.egress.report", "-e", "egress_report=/run/report")
     assert done.rc == 0 and "could not be read: " in lab.run(["cat", "/run/report/report.html"]).out
+    done = control.play("portfence.egress.report", "-e", "egress_report=/run/part", "--limit", "lab", hosts=["lab", "down1"])
+    assert done.rc == 0, done.out
+    assert json.loads(lab.run(["cat", "/run/part/report.json"]).out)["hosts"] == 1
