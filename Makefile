@@ -3,12 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check integration molecule coexist test build clean
+.PHONY: help setup demo check integration molecule coexist test bench bench-quick build clean
 
 CHECKS := tree lint bpf sanity unit golden docs galaxy
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: ## install missing Debian packages, make the virtual environment and the test images
 	@scripts/setup test
@@ -37,6 +37,14 @@ coexist: ## Molecule beside eleven other firewalls, in every order of start; POR
 test: ## everything; of coexist, ufw and docker
 	@scripts/setup test
 	@scripts/stages $(CHECKS) integration molecule environment neighbours
+
+bench: ## measure what the fence costs, side by side with what it replaces; writes bench/RESULTS.md (root; quiet machine)
+	@scripts/setup bench
+	@PORTFENCE_VENV=bench scripts/run python bench
+
+bench-quick: ## the same with fewer rounds, in under ten minutes
+	@scripts/setup bench
+	@PORTFENCE_VENV=bench scripts/run python bench --quick
 
 build: ## build the collection archive in build/
 	@scripts/setup test

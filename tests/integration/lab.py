@@ -269,12 +269,17 @@ class Peer(Node):
 class Lab(Node):
     """A throwaway host; see the top of the file."""
 
-    def __init__(self, *, collection: Path = REPOSITORY) -> None:
-        """:param collection: the folder of the collection whose modules are run."""
+    def __init__(self, *, collection: Path = REPOSITORY, capture: bool = True) -> None:
+        """A lab; it is made when it is entered.
+
+        :param collection: the folder of the collection whose modules are run.
+        :param capture: whether the peer keeps a list of the packets that arrive, which costs time with each of them.
+        """
         super().__init__(addresses=LAB_ADDRESSES, other=PEER_ADDRESSES)
         self.peer = Peer(addresses=PEER_ADDRESSES, other=LAB_ADDRESSES)
         self.backend = "auto"  # what field_rules.fence() asks for
         self._collection = collection
+        self._capture = capture
         self._keeper: Optional[subprocess.Popen[str]] = None
 
     def __enter__(self) -> Lab:
@@ -285,7 +290,7 @@ class Lab(Node):
         theirs = [pair[1].fileno() for pair in pairs]
         # A session of its own, so that Ctrl-C reaches the tests first, which then end the lab in order.
         self._keeper = subprocess.Popen(
-            [*command, *map(str, theirs)],
+            [*command, *map(str, theirs), *(["capture"] if self._capture else [])],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             encoding="utf-8",

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The inside of a lab: the process that makes its namespaces and answers requests from within them.
 
-Started by lab.py as ``python -I -S lab_keeper.py LAB_FD PEER_FD``. Three processes:
+Started by lab.py as ``python -I -S lab_keeper.py LAB_FD PEER_FD [capture]``. Three processes:
 
 - the keeper lives in the lab's mount, network and UTS namespaces and answers on LAB_FD;
 - init is PID 1 of the lab's PID namespace; the kernel kills whatever runs in the lab when it ends, and ends it
@@ -167,9 +167,10 @@ def _set_addresses(own: Dict[int, str], via: Dict[int, str]) -> List[str]:
 class Keeper:
     """Makes the lab, reboots it, ends it."""
 
-    def __init__(self, *, control: socket.socket, peer_control: socket.socket) -> None:
+    def __init__(self, *, control: socket.socket, peer_control: socket.socket, capture: bool) -> None:
         self._control = control
         self._peer_control = peer_control
+        self._capture = capture
         self._peer_inside = 0  # its PID in the lab's PID namespace
         self._up = False
 
@@ -240,7 +241,8 @@ class Keeper:
         _trust_addresses()
         _ip("link set lo up")
         agent = Agent(control=self._peer_control)
-        agent.capture()
+        if self._capture:
+            agent.capture()
         agent.listen(PORT)
         os.write(tell, b"%d" % os.getpid())
         os.close(tell)
@@ -299,7 +301,7 @@ def main() -> None:
     for passed in (control, peer_control):
         passed.set_inheritable(False)
     try:
-        Keeper(control=control, peer_control=peer_control).run()
+        Keeper(control=control, peer_control=peer_control, capture=sys.argv[3:] == ["capture"]).run()
     except OSError as error:
         sys.exit(f"the lab could not be made: {error}")
 
