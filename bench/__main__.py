@@ -14,6 +14,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import boot
+import connect
+import module
 import packet_path
 import plots
 import report
@@ -21,7 +24,13 @@ from environment import describe, load_average
 from field import Field, compile_load
 from harness import RESULTS, load_all, save
 
-ROWS = {packet_path.NAME: (packet_path.run, 25)}
+# What runs a row, and how many rounds it has.
+ROWS = {
+    packet_path.NAME: (packet_path.run, 25),
+    connect.NAME: (connect.run, 50),
+    module.NAME: (module.run, 15),
+    boot.NAME: (boot.run, 25),
+}
 QUICK = 5  # a quick run has so many times fewer rounds
 
 

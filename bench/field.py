@@ -15,7 +15,11 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Ty
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "integration"))
 
-from lab import Lab, LabError  # the path has to be known first
+# Behind the path that they are found on.
+from bpf_lab import BpfLab
+from lab import Lab, LabError
+
+__all__ = ["BpfLab", "Field", "Lab", "LabError", "Service", "bare_conntrack", "compile_load", "fence", "how_to", "prove", "services"]
 
 PORT = 7100
 # The peer answers at all of these addresses. Many destinations share a port of the source.

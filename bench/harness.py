@@ -14,7 +14,7 @@ import json
 import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -59,8 +59,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Claim:
-    """A ratio that has to be reached: of one contender to another in one metric.
+    """A ratio of one contender to another in one metric.
 
+    :ivar limit: what has to be reached. None for a ratio that is only told.
     :ivar at_least: whether the limit is a lower one.
     """
 
@@ -68,7 +69,7 @@ class Claim:
     metric: str
     of: Contender
     against: Contender
-    limit: float
+    limit: Optional[float] = None
     at_least: bool = False
 
     def ratio(self, measured: Sequence[Measured]) -> Spread:
@@ -77,8 +78,10 @@ class Claim:
         return ratio(found.samples[self.of], found.samples[self.against])
 
     def reached(self, measured: Sequence[Measured]) -> bool:
-        """Whether the median of the ratios is within the limit."""
+        """Whether the median of the ratios is within the limit, if there is one."""
         seen = self.ratio(measured).median
+        if self.limit is None:
+            return True
         return seen >= self.limit if self.at_least else seen <= self.limit
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
-from field import Field, Service, bare_conntrack, fence, how_to, prove, services
+from field import Field, Lab, Service, bare_conntrack, fence, how_to, prove, services
 from harness import Claim, Contender, Measured, Row, interleave
-
-from lab import Lab
 
 NAME = "packet_path"
 SIZES = (1, 100, 1000, 5000)
@@ -122,4 +120,7 @@ def _claims(sizes: Sequence[int]) -> List[Claim]:
             claims.append(Claim(f"{line}, TCP opened by {who}: {many} no more than 1.10 × {one}", key, Contender(line, many), Contender(line, one), 1.1))
         for key, who in (("bulk_governed", "a governed account"), ("bulk_other", "another account")):
             claims.append(Claim(f"{line}, {many}, TCP bulk of {who}: at least 0.97 × no rules", key, Contender(line, many), NONE, 0.97, at_least=True))
+    for line in (APP, REWRITE):
+        for column in (f"{number} services" if number > 1 else "1 service" for number in sizes):
+            claims.append(Claim(f"how-to, {column}, UDP of a governed account, to {line}", "udp_governed", Contender(HOW_TO, column), Contender(line, column)))
     return claims

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, List, Mapping, Optional
 
 import matplotlib
 from harness import Contender, Measured, Row
@@ -25,16 +25,21 @@ def draw(row: Row, folder: Path) -> Path:
     """Write FOLDER/NAME.svg; gives its path."""
     lines = -(-len(row.measured) // _COLUMNS)
     figure, panels = plt.subplots(lines, _COLUMNS, figsize=(_WIDTH * _COLUMNS, _HEIGHT * lines), squeeze=False)
+    names = list(dict.fromkeys(contender.line for measured in row.measured for contender in measured.samples))
+    colours = {name: f"C{index}" for index, name in enumerate(names)}
     for panel, measured in zip(panels.flat, row.measured):
-        (_curves if any(_count(one) for one in measured.samples) else _bars)(panel, measured)
+        if any(_count(contender) for contender in measured.samples):
+            _curves(panel, measured, colours)
+        else:
+            _bars(panel, measured)
         panel.set_title(f"{measured.title}, {measured.unit}", fontsize=9)
     for panel in panels.flat[len(row.measured) :]:
         panel.set_axis_off()
-    handles, names = panels.flat[0].get_legend_handles_labels()
+    handles = {name: handle for panel in panels.flat for handle, name in zip(*panel.get_legend_handles_labels())}
     if handles:
-        figure.legend(handles, names, loc="lower center", ncols=len(names), frameon=False, fontsize=9)
+        figure.legend(list(handles.values()), list(handles), loc="lower center", ncols=3, frameon=False, fontsize=9)
     figure.suptitle(row.title)
-    figure.tight_layout(rect=(0, 0.12 / lines if handles else 0, 1, 1))
+    figure.tight_layout(rect=(0, 0.16 / lines if handles else 0, 1, 1))
     path = folder / f"{row.name}.svg"
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
@@ -47,14 +52,14 @@ def _count(contender: Contender) -> Optional[int]:
     return int(found.group(1)) if found else None
 
 
-def _curves(panel: Any, measured: Measured) -> None:
+def _curves(panel: Any, measured: Measured, colours: Mapping[str, str]) -> None:
     names = list(dict.fromkeys(contender.line for contender in measured.samples))
     numbers = [number for number in map(_count, measured.samples) if number]
-    for index, name in enumerate(names):
+    for name in names:
         mine = [contender for contender in measured.samples if contender.line == name]
         spreads = [measured.spread(contender) for contender in mine]
         counts = [_count(contender) for contender in mine]
-        colour = f"C{index}"
+        colour = colours[name]
         if counts == [None]:
             panel.axhline(spreads[0].median, label=name, color=colour, linestyle="--", linewidth=1)
             continue

@@ -32,8 +32,13 @@ def render(rows: Sequence[Row], *, plots: Sequence[str]) -> str:
 
 
 def verdict(claim: Claim, measured: Sequence[Measured]) -> str:
-    """"reached", or "NOT reached"."""
-    return "reached" if claim.reached(measured) else "NOT reached"
+    """Whether a claim is reached, in words."""
+    return "reached" if claim.reached(measured) else "**NOT reached**"
+
+
+def ratio_text(value: float) -> str:
+    """A ratio with as many digits as it has a meaning."""
+    return f"{value:.3f}" if value < 10 else f"{value:,.0f}"
 
 
 def number(value: float) -> str:
@@ -48,17 +53,18 @@ def _picture(row: Row) -> str:
 
 
 def _summary(rows: Sequence[Row]) -> str:
-    lines = ["## Must reach", "", "| claim | must be | is | quartiles | |", "|---|---|---|---|---|"]
+    lines = ["## What must be reached", "", "| | must be | is | quartiles | |", "|---|---|---|---|---|"]
+    told = ["## Other ratios", "", "| | is | quartiles |", "|---|---|---|"]
     for row in rows:
         for claim in row.claims:
             seen = claim.ratio(row.measured)
-            sign = "≥" if claim.at_least else "≤"
-            result = verdict(claim, row.measured)
-            lines.append(
-                f"| {claim.text} | {sign} {claim.limit:.2f} | **{seen.median:.3f}** | {seen.low:.3f} – {seen.high:.3f} |"
-                f" {result if result == 'reached' else f'**{result}**'} |"
-            )
-    return "\n".join([*lines, ""])
+            figures = f"**{ratio_text(seen.median)}** | {ratio_text(seen.low)} – {ratio_text(seen.high)} |"
+            if claim.limit is None:
+                told.append(f"| {claim.text} | {figures}")
+            else:
+                sign, result = "≥" if claim.at_least else "≤", verdict(claim, row.measured)
+                lines.append(f"| {claim.text} | {sign} {claim.limit:.2f} | {figures} {result} |")
+    return "\n".join([*lines, "", *told, ""])
 
 
 def _facts(row: Row) -> str:

@@ -404,7 +404,7 @@ class Lab(Node):
         self._ask("power_off")
         self.power_on()
         self.run(["/lib/systemd/systemd-sysctl", "--prefix=/net"])
-        results = [self.run(command, check=check and must) for command, must in self._boot_commands()]
+        results = [self.run(command, check=check and must) for command, must in self.boot_commands()]
         self._ask("connect")
         return results
 
@@ -415,7 +415,8 @@ class Lab(Node):
         """Let the kernel choose ports below 50000 only, so that none lies in a service's range by chance."""
         self.run(["sysctl", "-qw", "net.ipv4.ip_local_port_range=32768 49999"])
 
-    def _boot_commands(self) -> List[Tuple[List[str], bool]]:
+    def boot_commands(self) -> List[Tuple[List[str], bool]]:
+        """What systemd runs for our units that are enabled, in order, each with whether it has to succeed."""
         listed = self.run(["sh", "-c", "ls /etc/systemd/system/*.wants/ | grep '^portfence'"], check=False).out.split()
         order = ["portfence.service", "portfence-namespaces.service"]
         commands = []
