@@ -45,7 +45,7 @@ def number(value: float) -> str:
     """Three digits that mean something, and every digit before the point."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) < 1 else f"{value:.{1 if abs(value) >= 10 else 2}f}"
+    return f"{value:#.3g}" if abs(value) < 1 else f"{value:.{1 if abs(value) >= 10 else 2}f}"
 
 
 def _picture(row: Row) -> str:

@@ -1,0 +1,65 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The rows of the benchmark, with as few rounds as there can be: that each is whole, not what it measures."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import REPOSITORY, LabError
+
+sys.path.insert(0, str(REPOSITORY / "bench"))
+
+import boot
+import connect
+import module
+import packet_path
+import report
+from field import Field, Lab, compile_load, prove, services
+
+ROWS = {
+    "packet_path": partial(packet_path.run, sizes=(1, 2)),
+    "connect": connect.run,
+    "module": partial(module.run, sizes=(1, 2)),
+    "boot": partial(boot.run, sizes=(1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_row(name: str, tmp_path: Path) -> None:
+    run: Any = ROWS[name]
+    with Field(compile_load(tmp_path)) as place:
+        row = run(place, rounds=1)
+    assert row.name == name
+    for measured in row.measured:
+        assert len(measured.samples) >= 2
+        for contender, values in measured.samples.items():
+            assert len(values) == 1 and values[0] > 0, f"{measured.title}: {contender}"
+    assert len({claim.text for claim in row.claims}) == len(row.claims) >= 1
+    page = report.render([row], plots=[])
+    for claim in row.claims:
+        assert f"| {claim.text} |" in page
+
+
+def test_a_contender_that_does_nothing_is_noticed(tmp_path: Path) -> None:
+    (service,) = services(1, low=20000, size=8)
+    with Field(compile_load(tmp_path)) as place:
+        lab = place.lab(Lab, ports="10000 19998")
+        with pytest.raises(LabError, match="should get a port of 20000-20007"):
+            prove(lab, service, inside=True, blocks=False)
+        with pytest.raises(LabError, match="should be stopped at port 9999"):
+            prove(lab, service, inside=False, blocks=True)
+
+
+def test_a_packet_that_is_dropped_is_noticed(tmp_path: Path) -> None:
+    with Field(compile_load(tmp_path)) as place:
+        lab = place.lab(Lab, ports="10000 19998")
+        lab.nft("table inet block { chain output { type filter hook output priority 0; policy accept; meta skuid 20001 drop; }; }\n")
+        assert place.load(lab, "udp", uid=20002, milliseconds=1) > 0
+        with pytest.raises(LabError, match="Operation not permitted"):
+            place.load(lab, "udp", uid=20001, milliseconds=1)
