@@ -155,10 +155,16 @@ static int open_to(int kind, const struct way *way, unsigned turn, uint16_t port
 	return fd;
 }
 
+/* Another one than that of the last client: tracked flows outlive their sockets, and keep the ports that NAT gave them. */
+static unsigned some_turn(void)
+{
+	return now() / 1000 % 65536;
+}
+
 static double datagrams(const struct way *way, uint64_t duration)
 {
 	char payload[64] = { 0 };
-	int fd = open_to(SOCK_DGRAM, way, 0, way->port), i;
+	int fd = open_to(SOCK_DGRAM, way, some_turn(), way->port), i;
 	uint64_t begin = now(), last = begin, next;
 	size_t number = 0;
 
@@ -176,8 +182,7 @@ static double datagrams(const struct way *way, uint64_t duration)
 static double connections(const struct way *way, uint64_t duration)
 {
 	uint64_t begin = now(), last = begin, next;
-	/* Where the last client stopped, another begins somewhere else. */
-	unsigned turn = begin / 1000 % 65536;
+	unsigned turn = some_turn();
 	size_t number = 0;
 	int i;
 
@@ -193,7 +198,7 @@ static double connections(const struct way *way, uint64_t duration)
 
 static double bulk(const struct way *way, uint64_t duration)
 {
-	int fd = open_to(SOCK_STREAM, way, 0, way->port + 1);
+	int fd = open_to(SOCK_STREAM, way, some_turn(), way->port + 1);
 	uint64_t begin = now(), total;
 
 	while (now() - begin < duration)

@@ -145,7 +145,7 @@ def _element(text: str) -> Tuple[Any, Any, str]:
     if found := re.fullmatch(r"([0-9a-f.:]+/\d+) : (goto \S+)", text):
         network = ipaddress.ip_network(found[1])
         return int(network.network_address), int(network.broadcast_address), found[2]
-    found = re.fullmatch(r"(\d+)(?:-(\d+))? : (goto \S+)", text)
+    found = re.fullmatch(r"(\d+)(?:-(\d+))? : ((?:goto|jump) \S+)", text)
     assert found, text
     return int(found[1]), int(found[2] or found[1]), found[3]
 

@@ -90,8 +90,9 @@ def test_tcp_alone_needs_no_connection_tracking() -> None:
 
 
 def test_guards_look_at_packets_with_an_owner_only() -> None:
-    rules = [rule for rule in chain(fence_of(ONE).body, "postrouting") if "@guarded" in rule]
-    assert rules == [f"meta skuid != 4294967295 {protocol} sport vmap @guarded_{protocol}" for protocol in ("tcp", "udp")]
+    for protocol in ("tcp", "udp"):
+        assert f"{protocol} sport vmap @exclusive_{protocol}" in chain(fence_of(ONE).body, "postrouting")
+        assert chain(fence_of(ONE).body, f"guarded_{protocol}") == [f"meta skuid != 4294967295 {protocol} sport vmap @guarded_{protocol}"]
 
 
 def test_a_log_stands_before_its_drop_and_has_a_limit() -> None:
