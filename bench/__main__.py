@@ -16,6 +16,7 @@ from pathlib import Path
 
 import boot
 import connect
+import memory
 import module
 import packet_path
 import plots
@@ -30,6 +31,7 @@ ROWS = {
     connect.NAME: (connect.run, 50),
     module.NAME: (module.run, 15),
     boot.NAME: (boot.run, 25),
+    memory.NAME: (memory.run, 15),
 }
 QUICK = 5  # a quick run has so many times fewer rounds
 

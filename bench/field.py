@@ -19,7 +19,21 @@ sys.path.insert(0, str(HERE.parent / "tests" / "integration"))
 from bpf_lab import BpfLab
 from lab import Lab, LabError
 
-__all__ = ["BpfLab", "Field", "Lab", "LabError", "Service", "bare_conntrack", "compile_load", "fence", "how_to", "prove", "services"]
+__all__ = [
+    "BpfLab",
+    "Field",
+    "Lab",
+    "LabError",
+    "Service",
+    "bare_conntrack",
+    "bare_nat",
+    "compile_load",
+    "fence",
+    "how_to",
+    "how_to_rules",
+    "prove",
+    "services",
+]
 
 PORT = 7100
 # The peer answers at all of these addresses. Many destinations share a port of the source.
@@ -115,15 +129,27 @@ def bare_conntrack(lab: Lab) -> None:
     lab.nft("table inet bare { chain output { type filter hook output priority 0; policy accept; ct state invalid drop; }; }\n")
 
 
-def how_to(lab: Lab, fenced: Sequence[Service]) -> None:
-    """What people paste, for each service, protocol and family; loaded in one go."""
+def bare_nat(lab: Lab, service: Service) -> None:
+    """The floor of everything that translates ports: the same, and one rule of NAT."""
+    bare_conntrack(lab)
+    rule = f"meta skuid {service.uid} meta l4proto {{ tcp, udp }} snat to :{service.low}-{service.high}"
+    lab.nft(f"table ip bare {{ chain postrouting {{ type nat hook postrouting priority 99; policy accept; {rule}; }}; }}\n")
+
+
+def how_to_rules(fenced: Sequence[Service]) -> str:
+    """What people paste, for each service and protocol, as iptables-restore takes it."""
     rules = [
         f"-A OUTPUT -p {protocol} -m owner --uid-owner {one.uid} -m {protocol} ! --sport {one.low}:{one.high} -j DROP\n"
         for one in fenced
         for protocol in ("tcp", "udp")
     ]
+    return "".join(["*filter\n", *rules, "COMMIT\n"])
+
+
+def how_to(lab: Lab, fenced: Sequence[Service]) -> None:
+    """Load that for both families, in one go each."""
     for program in ("iptables-restore", "ip6tables-restore"):
-        lab.run([program], data="".join(["*filter\n", *rules, "COMMIT\n"]))
+        lab.run([program], data=how_to_rules(fenced))
 
 
 def prove(lab: Lab, service: Service, *, inside: bool, blocks: bool) -> None:

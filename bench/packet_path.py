@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
-from field import Field, Lab, Service, bare_conntrack, fence, how_to, prove, services
+from field import Field, Lab, Service, bare_conntrack, bare_nat, fence, how_to, prove, services
 from harness import Claim, Contender, Measured, Row, interleave
 
 NAME = "packet_path"
@@ -17,7 +17,7 @@ LOW, PORTS = 20000, 8
 OTHER = 99999  # an account of no service
 KERNEL_PORTS = "10000 19998"
 
-NONE, BARE = Contender("no rules"), Contender("bare hook with conntrack")
+NONE, BARE, NAT = Contender("no rules"), Contender("bare hook with conntrack"), Contender("the same with one NAT rule")
 HOW_TO, APP, REWRITE = "how-to (iptables)", "fence, app", "fence, rewrite"
 LINES = (HOW_TO, APP, REWRITE)
 
@@ -64,7 +64,7 @@ def run(place: Field, *, rounds: int, sizes: Sequence[int] = SIZES) -> Row:
         for contender, host in hosts.items():
             service = host.service if traffic.governed else None
             how = {"uid": service.uid if service else OTHER, "milliseconds": MILLISECONDS[traffic.kind]}
-            bind = service if service and contender.line != REWRITE else None
+            bind = service if service and contender.line not in (REWRITE, NAT.line) else None
             contenders[contender] = partial(place.load, host.lab, traffic.kind, bind=bind, **how)
             if bind is not None and contender == NONE and traffic.kind == "connect":
                 # What the kernel does to choose a port is no cost of rules.
@@ -93,14 +93,16 @@ def _hosts(place: Field, sizes: Sequence[int]) -> Dict[Contender, Host]:
         return Host(lab, fenced[-1])
 
     hosts = {NONE: made(1, None), BARE: made(1, lambda lab, _fenced: bare_conntrack(lab))}
+    hosts[NAT] = made(1, lambda lab, fenced: bare_nat(lab, fenced[0]))
     for number in sizes:
         column = f"{number} services" if number > 1 else "1 service"
         hosts[Contender(HOW_TO, column)] = made(number, how_to)
         for line, assignment in ((APP, "app"), (REWRITE, "rewrite")):
             hosts[Contender(line, column)] = made(number, partial(_fence, assignment))
     for contender, host in hosts.items():
-        if contender.line in LINES:
-            prove(host.lab, host.service, inside=contender.line == REWRITE, blocks=contender.line != REWRITE)
+        translates = contender.line in (REWRITE, NAT.line)
+        if translates or contender.line in LINES:
+            prove(host.lab, host.service, inside=translates, blocks=not translates)
     return hosts
 
 
@@ -120,6 +122,8 @@ def _claims(sizes: Sequence[int]) -> List[Claim]:
             claims.append(Claim(f"{line}, TCP opened by {who}: {many} no more than 1.10 × {one}", key, Contender(line, many), Contender(line, one), 1.1))
         for key, who in (("bulk_governed", "a governed account"), ("bulk_other", "another account")):
             claims.append(Claim(f"{line}, {many}, TCP bulk of {who}: at least 0.97 × no rules", key, Contender(line, many), NONE, 0.97, at_least=True))
+    claims.append(Claim("one NAT rule, UDP of a governed account, to a bare hook with conntrack", "udp_governed", NAT, BARE))
+    claims.append(Claim(f"{REWRITE}, {many}, UDP of a governed account, to one NAT rule", "udp_governed", Contender(REWRITE, many), NAT))
     for line in (APP, REWRITE):
         for column in (f"{number} services" if number > 1 else "1 service" for number in sizes):
             claims.append(Claim(f"how-to, {column}, UDP of a governed account, to {line}", "udp_governed", Contender(HOW_TO, column), Contender(line, column)))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any, Callable
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
@@ -16,6 +17,8 @@ def run_module(module: Any, run: Callable[[Any], None]) -> None:
     :param module: an AnsibleModule.
     :param run: does the work, and leaves through exit_json.
     """
+    # Next to nothing is garbage before the process ends, and listings of the kernel have very many objects.
+    gc.disable()
     try:
         run(module)
     except PortFenceError as error:

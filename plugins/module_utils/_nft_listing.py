@@ -35,7 +35,8 @@ def _normal(item: Mapping[str, Any]) -> Dict[str, Any]:
     if kind == "counter":
         kept.update(packets=0, bytes=0)
     if "elem" in kept:
-        kept["elem"] = sorted(kept["elem"], key=_stable)
+        # As text: elements are of different types. One nft prints the keys of all elements of a map in one order.
+        kept["elem"] = sorted(kept["elem"], key=repr)
     return {kind: kept}
 
 
@@ -43,10 +44,6 @@ def _place(item: Mapping[str, Any]) -> Tuple[str, str, str]:
     # Python's sort is stable: rules of one chain stay in the kernel's order.
     ((kind, content),) = item.items()
     return (content.get("family", ""), kind, content.get("chain", "") if kind == "rule" else content.get("name", ""))
-
-
-def _stable(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
 
 
 def family_of(listing: Listing, family: str) -> Listing:
