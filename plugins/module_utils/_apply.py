@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _plan
-from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Change
+from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Change, Plan
 from ansible_collections.portfence.egress.plugins.module_utils._backends import AUTO, choose, in_force, is_absent, others
 from ansible_collections.portfence.egress.plugins.module_utils._bpf_host import BpfOfHost, BpfPlan
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
@@ -79,6 +79,7 @@ class _Steps:
     """The effects, in the order in which :meth:`FenceOfHost._run` has them."""
 
     load: Optional[Change] = None
+    plan: Optional[Plan] = None
     fence_file: Optional[str] = None
     remember_by: Optional[str] = None
     write: List[Service] = field(default_factory=list)
@@ -191,6 +192,7 @@ class FenceOfHost:
         self._check_support(ruleset, target)
         plan = self._backend.plan(ruleset, live=live)
         outcome.fence = plan.text
+        steps.plan = plan
         if diff:
             outcome.after = self._backend.planned_text(plan)
         if plan.load is not None:
@@ -309,6 +311,8 @@ class FenceOfHost:
             backend.load(change)
         for path in steps.remove_boot_files:
             self._host.remove(path)
+        if steps.plan is not None:
+            self._backend.remember(steps.plan)
         if steps.remove_files:
             self._launcher.remove()
             self._store.remove_all()

@@ -34,6 +34,7 @@ class Plan:
     :ivar counters_restart: whether counts begin anew.
     :ivar compiled: for the backend itself.
     :ivar members: what units have to add to the fence when they start.
+    :ivar tried: what the kernel made of the text, for :meth:`Backend.remember`; None where it was not asked.
     """
 
     text: str
@@ -41,6 +42,7 @@ class Plan:
     counters_restart: bool
     compiled: Any
     members: Tuple[Member, ...] = ()
+    tried: Optional[str] = None
 
 
 class Backend(ABC):
@@ -89,3 +91,6 @@ class Backend(ABC):
     @abstractmethod
     def load(self, change: Change) -> None:
         """Change the kernel."""
+
+    def remember(self, plan: Plan) -> None:
+        """Keep what was learnt when the plan was made, so that the next one is made faster."""

@@ -11,7 +11,7 @@ from ansible_collections.portfence.egress.plugins.module_utils import _plan
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Boot, Change, Plan
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
-from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing, family_of
 from ansible_collections.portfence.egress.plugins.module_utils._nftables import (
     CHECK_FAMILY,
     NAT_FAMILIES,
@@ -21,6 +21,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._nftables import 
 )
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset
 from ansible_collections.portfence.egress.plugins.module_utils._store import FENCE_FILE
+from ansible_collections.portfence.egress.plugins.module_utils._tried import Tried
 from ansible_collections.portfence.egress.plugins.module_utils._unit_host import find_cgroups
 from ansible_collections.portfence.egress.plugins.module_utils._unit_members import SCRIPT
 
@@ -36,6 +37,7 @@ class NftablesBackend(Backend):
         """Raises HostError when nft is missing or too old."""
         self._host = host
         self._nft = Nft(host)
+        self._tried = Tried(host=host, version=self._nft.version)
         # Where the fence has units, it is loaded along with their cgroups.
         load = f"if test -e {SCRIPT}; then exec /bin/sh {SCRIPT} load; fi; exec {self._nft.path} -f {FENCE_FILE}"
         # Its configuration usually flushes every table.
@@ -85,12 +87,21 @@ class NftablesBackend(Backend):
     def plan(self, ruleset: Ruleset, *, live: Any) -> Plan:
         """See Backend."""
         fence = compile_for(ruleset, live)
-        canonical = self._nft.canonical(fence.text)
         cgroups = find_cgroups(self._host, fence.members)
+        known = self._tried.gave(fence.text, _plan.fingerprint(live, fence))
+        if known and _plan.has_members(live=live, fence=fence, cgroups=cgroups):
+            return Plan(fence.text, None, False, fence, fence.members)
+        canonical = self._nft.canonical(fence.text)
         load = None
         if not _plan.equal(live=live, wanted=canonical, fence=fence, cgroups=cgroups):
             load = {_INPUT: _plan.transaction(live=live, wanted=canonical, fence=fence, cgroups=cgroups)}
-        return Plan(fence.text, load, load is not None and CHECK_FAMILY not in live, fence, fence.members)
+        tried = _plan.fingerprint({family: family_of(canonical, family) for family in fence.tables}, fence)
+        return Plan(fence.text, load, load is not None and CHECK_FAMILY not in live, fence, fence.members, tried)
+
+    def remember(self, plan: Plan) -> None:
+        """See Backend."""
+        if plan.tried is not None:
+            self._tried.remember(plan.text, plan.tried)
 
     def planned_text(self, plan: Plan) -> str:
         """See Backend."""

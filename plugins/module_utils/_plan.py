@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any, Dict, List, Mapping, Sequence
 
 from ansible_collections.portfence.egress.plugins.module_utils._cgroups import UnitCgroup
@@ -107,20 +109,32 @@ def equal(
 
     The cgroups of units that have ended may be left; nft lists them by number.
     """
-    if set(live) != set(fence.tables):
+    if set(live) != set(fence.tables) or not has_members(live=live, fence=fence, cgroups=cgroups):
         return False
-    checks = live[CHECK_FAMILY]
-    for name in fence.member_maps:
-        needed = {
-            path: member.verdict for member in fence.members if member.map == name for path in cgroups.get(member.place, ())
-        }
-        found = {path: verdict for path, verdict in elements_of(checks, name).items() if not path.isdigit()}
-        if found != needed:
-            return False
     return all(
         without_elements(listing, fence.member_maps) == without_elements(family_of(wanted, family), fence.member_maps)
         for family, listing in live.items()
     )
+
+
+def has_members(*, live: Mapping[str, Listing], fence: Fence, cgroups: Mapping[UnitCgroup, Sequence[str]]) -> bool:
+    """Whether every cgroup of the units of a fence is in its maps, and no other that exists."""
+    for name in fence.member_maps:
+        needed = {
+            path: member.verdict for member in fence.members if member.map == name for path in cgroups.get(member.place, ())
+        }
+        found = {
+            path: verdict for path, verdict in elements_of(live[CHECK_FAMILY], name).items() if not path.isdigit()
+        }
+        if found != needed:
+            return False
+    return True
+
+
+def fingerprint(tables: Mapping[str, Listing], fence: Fence) -> str:
+    """A text that is the same for the same tables, by family, but for the cgroups of units."""
+    content = {family: without_elements(listing, fence.member_maps) for family, listing in tables.items()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _by_name(listing: Listing, kind: str) -> Dict[str, Any]:

@@ -23,6 +23,7 @@ PREVIOUS_FILE = f"{BASE}/previous.json"
 # Gone with the next boot, like the counters of the kernel that it belongs to.
 RUN = "/run/portfence"
 PROBE_COUNTS_FILE = f"{RUN}/probe-counts.json"
+TRIED_FILE = f"{RUN}/tried.json"
 
 
 def path_of(name: str) -> str:
@@ -117,6 +118,7 @@ class Store:
             self._host.remove(path)
             self._host.remove(f"{path}.portfence-new")
         self._host.remove_directory(BASE)
+        self._host.remove(TRIED_FILE)
         self.forget_probes()
 
     def forget_probes(self) -> None:

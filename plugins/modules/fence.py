@@ -16,7 +16,8 @@ description:
     C(portfence) and C(pf-*) and to the jumps that lead to them from the first place of built-in chains, each table at once.
     Refuses to touch a table or a chain of these names which it did not write.
   - Whether something has to change is decided by the kernel itself. The ruleset is loaded into a throwaway network
-    namespace, and its listing is compared with that of the live one.
+    namespace, and its listing is compared with that of the live one. What it gave is remembered in
+    C(/run/portfence/tried.json) until the next boot, and the same ruleset is not tried again.
   - TCP is judged when a connection opens, so that no session which is open is cut. Other protocols are judged per packet.
   - Counters of a service survive every change.
 requirements:
