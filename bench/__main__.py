@@ -21,6 +21,7 @@ import module
 import packet_path
 import plots
 import report
+import reuse
 from environment import describe, load_average
 from field import Field, compile_load
 from harness import RESULTS, load_all, save
@@ -32,6 +33,7 @@ ROWS = {
     module.NAME: (module.run, 15),
     boot.NAME: (boot.run, 25),
     memory.NAME: (memory.run, 15),
+    reuse.NAME: (reuse.run, 1),
 }
 QUICK = 5  # a quick run has so many times fewer rounds
 
@@ -56,7 +58,7 @@ def main() -> None:
             Path(folder).chmod(0o755)
             with Field(compile_load(Path(folder))) as place:
                 before = load_average()
-                row = run(place, rounds=arguments.rounds or (rounds // QUICK if arguments.quick else rounds))
+                row = run(place, rounds=arguments.rounds or (max(1, rounds // QUICK) if arguments.quick else rounds))
         row.facts.update(describe(), **{"load of the machine, before and after": f"{before}, {load_average()}"})
         print(save(row), flush=True)
     write_report()
