@@ -90,5 +90,3 @@ def _table(measured: Measured) -> str:
 
 def _cell(found: Spread, between: str) -> str:
     return f"{number(found.median)}{between}{number(found.low)} – {number(found.high)}"
-
-

@@ -18,12 +18,12 @@ KERNEL_PORTS = "10000 19998"
 PATIENCE = 150  # seconds
 TIMES = 10  # connections one after the other, times the range
 
-METHOD = f"""One service of {SERVICE.size} ports opens connections to one address and port of the peer until one fails within half a second, or
-{TIMES} times as many have succeeded. At once: they stay open. In turn: each is closed by the client before the next, and its port is in TIME_WAIT. Seconds:
-from the failure until a connection succeeds again; 0 where none failed, {PATIENCE} where none succeeded so long. One round, and the load
-of the machine hardly matters. A range of another size carries in proportion, and towards another address or port the same again, except with `bpf` without
-`share_ports`. With `share_ports`, a connection may fail by chance while ports are free. What the assignment `app` carries is up to the program: as much as `bpf`, or as `host` where it asks for
-IP_BIND_ADDRESS_NO_PORT."""
+METHOD = f"""One service of {SERVICE.size} ports opens connections to one address and port of the peer until one fails within half a second, or {TIMES}
+times as many have succeeded. At once: they stay open. In turn: each is closed by the client before the next, and its port is in TIME_WAIT.
+Seconds: from the failure until a connection succeeds again; 0 where none failed, {PATIENCE} where none succeeded so long. One round, and
+the load of the machine hardly matters. A range of another size carries in proportion, and towards another address or port the same again,
+except with `bpf` without `share_ports`. With `share_ports`, a connection may fail by chance while ports are free. What the assignment `app`
+carries is up to the program: as much as `bpf`, or as `host` where it asks for IP_BIND_ADDRESS_NO_PORT."""
 
 _METRICS = (
     ("at_once", "Connections at once", "connections"),
@@ -108,4 +108,3 @@ def run(place: Field, *, rounds: int, patience: int = PATIENCE) -> Row:
         for index, (key, title, unit) in enumerate(_METRICS)
     ]
     return Row(NAME, f"What a range of {SERVICE.size} ports carries", METHOD, measured=measured, facts={"rounds": "1"})
-
