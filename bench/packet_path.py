@@ -95,7 +95,7 @@ def _hosts(place: Field, sizes: Sequence[int]) -> Dict[Contender, Host]:
     hosts = {NONE: made(1, None), BARE: made(1, lambda lab, _fenced: bare_conntrack(lab))}
     hosts[NAT] = made(1, lambda lab, fenced: bare_nat(lab, fenced[0]))
     for number in sizes:
-        column = f"{number} services" if number > 1 else "1 service"
+        column = _column(number)
         hosts[Contender(HOW_TO, column)] = made(number, how_to)
         for line, assignment in ((APP, "app"), (REWRITE, "rewrite")):
             hosts[Contender(line, column)] = made(number, partial(_fence, assignment))
@@ -110,21 +110,31 @@ def _fence(assignment: str, lab: Lab, fenced: List[Service]) -> None:
     fence(lab, [one.wanted(assignment) for one in fenced], persist=False)
 
 
+def _column(number: int) -> str:
+    return f"{number} services" if number > 1 else "1 service"
+
+
 def _claims(sizes: Sequence[int]) -> List[Claim]:
-    one, many = (Contender("", f"{number} services" if number > 1 else "1 service").column for number in (sizes[0], sizes[-1]))
+    one, many = _column(sizes[0]), _column(sizes[-1])
+    accounts = (("governed", "a governed account"), ("other", "another account"))
     claims = []
     for line in (APP, REWRITE):
-        for key, who in (("udp_governed", "a governed account"), ("udp_other", "another account")):
+        for key, who in accounts:
             for column in (one, many):
-                claims.append(Claim(f"{line}, {column}, UDP of {who}: no more than 1.20 × a bare hook with conntrack", key, Contender(line, column), BARE, 1.2))
-            claims.append(Claim(f"{line}, UDP of {who}: {many} no more than 1.10 × {one}", key, Contender(line, many), Contender(line, one), 1.1))
-        for key, who in (("open_governed", "a governed account"), ("open_other", "another account")):
-            claims.append(Claim(f"{line}, TCP opened by {who}: {many} no more than 1.10 × {one}", key, Contender(line, many), Contender(line, one), 1.1))
-        for key, who in (("bulk_governed", "a governed account"), ("bulk_other", "another account")):
-            claims.append(Claim(f"{line}, {many}, TCP bulk of {who}: at least 0.97 × no rules", key, Contender(line, many), NONE, 0.97, at_least=True))
-    claims.append(Claim("one NAT rule, UDP of a governed account, to a bare hook with conntrack", "udp_governed", NAT, BARE))
-    claims.append(Claim(f"{REWRITE}, {many}, UDP of a governed account, to one NAT rule", "udp_governed", Contender(REWRITE, many), NAT))
+                text = f"{line}, {column}, UDP of {who}, to a bare hook with conntrack"
+                claims.append(Claim(text, f"udp_{key}", Contender(line, column), BARE, 1.2))
+        for kind, what in (("udp", "UDP of"), ("open", "TCP opened by")):
+            for key, who in accounts:
+                text = f"{line}, {what} {who}, {many} to {one}"
+                claims.append(Claim(text, f"{kind}_{key}", Contender(line, many), Contender(line, one), 1.1))
+        for key, who in accounts:
+            text = f"{line}, {many}, TCP bulk of {who}, to no rules"
+            claims.append(Claim(text, f"bulk_{key}", Contender(line, many), NONE, 0.97, at_least=True))
+    udp = "UDP of a governed account"
+    claims.append(Claim(f"one NAT rule, {udp}, to a bare hook with conntrack", "udp_governed", NAT, BARE))
+    claims.append(Claim(f"{REWRITE}, {many}, {udp}, to one NAT rule", "udp_governed", Contender(REWRITE, many), NAT))
     for line in (APP, REWRITE):
-        for column in (f"{number} services" if number > 1 else "1 service" for number in sizes):
-            claims.append(Claim(f"how-to, {column}, UDP of a governed account, to {line}", "udp_governed", Contender(HOW_TO, column), Contender(line, column)))
+        for column in map(_column, sizes):
+            pair = Contender(HOW_TO, column), Contender(line, column)
+            claims.append(Claim(f"how-to, {column}, {udp}, to {line}", "udp_governed", *pair))
     return claims
