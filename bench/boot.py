@@ -41,7 +41,7 @@ def run(place: Field, *, rounds: int, sizes: Sequence[int] = SIZES) -> Row:
         "What a boot waits",
         METHOD,
         measured=[measured],
-        claims=[Claim(f"{last}, to nft -f", "seconds", Contender(UNIT, last), Contender(RAW, last), 1.2)],
+        claims=[Claim(f"boot, {last}, to nft -f", "seconds", Contender(UNIT, last), Contender(RAW, last), 1.2)],
         facts={"rounds": str(rounds)},
     )
 

@@ -56,9 +56,9 @@ def run(place: Field, *, rounds: int, sizes: Sequence[int] = SIZES) -> Row:
         METHOD,
         measured=[measured],
         claims=[
-            Claim(f"{last}, first run, to nft", "seconds", Contender(FIRST, last), Contender(RAW, last), 2.5),
-            Claim(f"{last}, nothing to do, to nft", "seconds", Contender(AGAIN, last), Contender(RAW, last), 2.5),
-            Claim(f"{last}, nothing to do, first time since boot, to nft", "seconds", Contender(AFTER_BOOT, last), Contender(RAW, last)),
+            Claim(f"module, {last}, first run, to nft", "seconds", Contender(FIRST, last), Contender(RAW, last), 2.5),
+            Claim(f"module, {last}, nothing to do, to nft", "seconds", Contender(AGAIN, last), Contender(RAW, last), 2.5),
+            Claim(f"module, {last}, nothing to do, first time since boot, to nft", "seconds", Contender(AFTER_BOOT, last), Contender(RAW, last)),
         ],
         facts={"rounds": str(rounds)},
     )
