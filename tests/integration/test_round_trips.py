@@ -46,6 +46,7 @@ def test_site_needs_as_many_for_one_service_as_for_many(control: Control) -> Non
     assert round_trips(control, "site", services=policy(40)) == SITE
     assert round_trips(control, "site", services=policy(40)) == SITE
     assert round_trips(control, "site", services=policy(40, assignment="app", on_violation="reject")) == SITE
+    assert round_trips(control, "site", services=policy(3, assignment="auto")) == SITE + 1
 
 
 @pytest.mark.parametrize("playbook", ["verify", "preview", "report", "rollback", "remove"])
