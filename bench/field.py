@@ -29,8 +29,8 @@ __all__ = [
     "bare_nat",
     "compile_load",
     "fence",
-    "how_to",
-    "how_to_rules",
+    "owner_match",
+    "owner_rules",
     "prove",
     "services",
 ]
@@ -136,7 +136,7 @@ def bare_nat(lab: Lab, service: Service) -> None:
     lab.nft(f"table ip bare {{ chain postrouting {{ type nat hook postrouting priority 99; policy accept; {rule}; }}; }}\n")
 
 
-def how_to_rules(fenced: Sequence[Service]) -> str:
+def owner_rules(fenced: Sequence[Service]) -> str:
     """What people paste, for each service and protocol, as iptables-restore takes it."""
     rules = [
         f"-A OUTPUT -p {protocol} -m owner --uid-owner {one.uid} -m {protocol} ! --sport {one.low}:{one.high} -j DROP\n"
@@ -146,10 +146,10 @@ def how_to_rules(fenced: Sequence[Service]) -> str:
     return "".join(["*filter\n", *rules, "COMMIT\n"])
 
 
-def how_to(lab: Lab, fenced: Sequence[Service]) -> None:
+def owner_match(lab: Lab, fenced: Sequence[Service]) -> None:
     """Load that for both families, in one go each."""
     for program in ("iptables-restore", "ip6tables-restore"):
-        lab.run([program], data=how_to_rules(fenced))
+        lab.run([program], data=owner_rules(fenced))
 
 
 def prove(lab: Lab, service: Service, *, inside: bool, blocks: bool) -> None:

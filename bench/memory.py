@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, Sequence
 
-from field import Field, Lab, fence, how_to_rules, services
+from field import Field, Lab, fence, owner_rules, services
 from harness import Contender, Measured, Row, interleave
 
 NAME = "memory"
 SIZES = (100, 1000, 5000)
 LOW, PORTS = 20000, 8
-HOW_TO = "how-to (iptables)"
+OWNER_MATCH = "iptables, owner match"
 # /proc/meminfo: what the kernel itself has allocated, without the cache of files.
 _KINDS = ("SUnreclaim", "Percpu", "VmallocUsed")
 
@@ -30,9 +30,9 @@ def run(place: Field, *, rounds: int, sizes: Sequence[int] = SIZES) -> Row:
     for number in sizes:
         lab, fenced = place.lab(Lab, ports="10000 19998"), services(number, low=LOW, size=PORTS)
         column = f"{number} services"
-        lab.run(["sh", "-c", "cat >/var/tmp/how-to"], data=how_to_rules(fenced))
-        load = "iptables-restore /var/tmp/how-to && ip6tables-restore /var/tmp/how-to"
-        contenders[Contender(HOW_TO, column)] = partial(_grown, lab, load, number)
+        lab.run(["sh", "-c", "cat >/var/tmp/rules"], data=owner_rules(fenced))
+        load = "iptables-restore /var/tmp/rules && ip6tables-restore /var/tmp/rules"
+        contenders[Contender(OWNER_MATCH, column)] = partial(_grown, lab, load, number)
         for assignment in ("app", "rewrite"):
             rules = fence(lab, [one.wanted(assignment) for one in fenced], persist=False)["fence"]
             lab.run(["sh", "-c", f"cat >/var/tmp/{assignment}"], data=rules)

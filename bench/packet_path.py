@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
-from field import Field, Lab, Service, bare_conntrack, bare_nat, fence, how_to, prove, services
+from field import Field, Lab, Service, bare_conntrack, bare_nat, fence, owner_match, prove, services
 from harness import Claim, Contender, Measured, Row, interleave
 
 NAME = "packet_path"
@@ -18,16 +18,16 @@ OTHER = 99999  # an account of no service
 KERNEL_PORTS = "10000 19998"
 
 NONE, BARE, NAT = Contender("no rules"), Contender("bare hook with conntrack"), Contender("the same with one NAT rule")
-HOW_TO, APP, REWRITE = "how-to (iptables)", "fence, app", "fence, rewrite"
-LINES = (HOW_TO, APP, REWRITE)
+OWNER_MATCH, APP, REWRITE = "iptables, owner match", "fence, app", "fence, rewrite"
+LINES = (OWNER_MATCH, APP, REWRITE)
 
 METHOD = f"""Each contender is a host of its own, with the rules of so many services of {PORTS} ports each, and a cable to a peer. A service
 of the last rules sends (governed), and an account of no service (other).
 
 UDP: datagrams of 64 bytes of one connected socket, nanoseconds each, that of the peer's stack included. TCP opened: a connection from socket()
-to close(), which resets it; 250 destinations take turns. TCP bulk: what one connection carries until the peer has read it. With the how-to and the
+to close(), which resets it; 250 destinations take turns. TCP bulk: what one connection carries until the peer has read it. With iptables and the
 assignment `app`, a governed socket is bound to a port of its service, with `rewrite` it is not. All over IPv4; the rules of IPv6 are there.
-The fence is as it comes: exclusive ports, logs, counters. The how-to has neither."""
+The fence is as it comes: exclusive ports, logs, counters. Those of iptables have neither."""
 
 
 class Traffic(NamedTuple):
@@ -96,7 +96,7 @@ def _hosts(place: Field, sizes: Sequence[int]) -> Dict[Contender, Host]:
     hosts[NAT] = made(1, lambda lab, fenced: bare_nat(lab, fenced[0]))
     for number in sizes:
         column = _column(number)
-        hosts[Contender(HOW_TO, column)] = made(number, how_to)
+        hosts[Contender(OWNER_MATCH, column)] = made(number, owner_match)
         for line, assignment in ((APP, "app"), (REWRITE, "rewrite")):
             hosts[Contender(line, column)] = made(number, partial(_fence, assignment))
     for contender, host in hosts.items():
@@ -135,6 +135,6 @@ def _claims(sizes: Sequence[int]) -> List[Claim]:
     claims.append(Claim(f"{REWRITE}, {many}, {udp}, to one NAT rule", "udp_governed", Contender(REWRITE, many), NAT))
     for line in (APP, REWRITE):
         for column in map(_column, sizes):
-            pair = Contender(HOW_TO, column), Contender(line, column)
-            claims.append(Claim(f"how-to, {column}, {udp}, to {line}", "udp_governed", *pair))
+            pair = Contender(OWNER_MATCH, column), Contender(line, column)
+            claims.append(Claim(f"iptables, owner match, {column}, {udp}, to {line}", "udp_governed", *pair))
     return claims
