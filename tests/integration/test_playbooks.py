@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from typing import Any, Dict, Sequence
 
@@ -83,6 +84,22 @@ def test_site_then_verify_then_remove(control: Control) -> None:
     named = control.play("portfence.egress.remove", "-e", '{"egress_remove_accounts": ["myapp", "otel"]}')
     assert named.rc == 0, named.out
     assert control.state()["accounts"] == before["accounts"]
+
+
+def test_a_run_that_changes_nothing_proves_a_sample(control: Control) -> None:
+    policy = {f"svc{number}": {"source_ports": f"{40000 + 10 * number}-{40009 + 10 * number}"} for number in range(5)}
+
+    def probed(*options: str, **more: Any) -> str:
+        done = control.play("portfence.egress.site", *options, egress_services={**policy, **more}, egress_probe_sample=2)
+        assert done.rc == 0, done.out
+        return re.sub(r"\s+", " ", done.out).partition("probe passed (")[2].partition(")")[0]
+
+    assert probed() == "100 of 100 checks"
+    assert probed() == "40 of 40 checks, 2 of 5 services"
+    assert probed("--tags", "probe") == "100 of 100 checks"
+    assert probed(**MYAPP) == "120 of 120 checks"
+    control.lab.run(["nft", "delete", "table", "inet", "portfence"])
+    assert probed(**MYAPP) == "120 of 120 checks"
 
 
 def test_site_in_check_mode_predicts_and_changes_nothing(control: Control) -> None:
