@@ -201,7 +201,8 @@ def test_removal(lab: BpfLab, how: str) -> None:
     assert attached(lab) == {}
     assert lab.run(["find", "/sys/fs/bpf", "-mindepth", "1", "-name", "portfence*"]).out == ""
     assert exist(lab, *FILES, UNIT, "/etc/systemd/system/sysinit.target.wants/portfence-bpf.service") == []
-    assert exist(lab, "/etc/portfence", "/run/portfence") == ([] if how == "purge" else ["/etc/portfence"])
+    assert exist(lab, "/etc/portfence") == ([] if how == "purge" else ["/etc/portfence"])
+    assert lab.run(["ls", "/run/portfence"], check=False).out.split() == ([] if how == "purge" else ["tried.json"])
     if how != "purge":
         assert fence(lab)["changes"] == []
 
