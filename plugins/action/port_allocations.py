@@ -88,6 +88,9 @@ def _plan(inventory: Inventory, params: Mapping[str, Any]) -> Outcome:
         raise InputError(what="the allocation of ports", problems=problems)
     for problem in problems:
         findings.add("", problem)
+    if outcome.taken and not findings.hosts:
+        # A new range may lie on ports that another host has by hand: each host's own are checked against its own pools only.
+        findings, _requests = survey(inventory.hosts, held_by(outcome.holdings))
     if findings.hosts:
         raise findings.error(count=len(inventory.hosts))
     return Outcome(outcome.holdings, taken=(*renamed.taken, *outcome.taken), released=(*renamed.released, *outcome.released))

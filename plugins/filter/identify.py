@@ -90,7 +90,8 @@ _value:
       description:
         - Services that have the port, or had it then. An empty list means that the port is nobody's.
         - Each has C(service), C(host) (its name then; empty where it may be several), C(hosts) (the names in the inventory now, of all
-          hosts that it may be), C(nat_domain), C(ports), C(since), C(until) and C(allocated).
+          hosts that it may be), C(nat_domain), C(ports), C(since), C(until), C(allocated)
+          and C(certain), which is false where it may be several hosts, or where nothing says which hosts had the service then.
       type: list
       elements: dict
     text:

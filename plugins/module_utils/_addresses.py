@@ -19,7 +19,8 @@ def read_network(value: object) -> str:
     """An address or a network → CIDR notation as short as it gets. Raises ValueError with what is accepted."""
     import ipaddress
 
-    if not isinstance(value, str):
+    # A zone (fe80::1%eth0) means something on one host only.
+    if not isinstance(value, str) or "%" in value:
         raise ValueError(_NETWORK)
     try:
         network = ipaddress.ip_network(value, strict=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from typing import Any, Iterable, Sequence
 
 
@@ -20,4 +21,8 @@ def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _literal(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    if not isinstance(value, str):
+        return value
+    # Spreadsheets look past white space, and some take the wide forms of the East Asian blocks for the same characters.
+    first = unicodedata.normalize("NFKC", value).lstrip()[:1]
+    return f"'{value}" if value[:1] in ("\t", "\r") or first in ("=", "+", "-", "@") else value

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, FrozenSet, List, Mapping, Sequence
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem, shown
+from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet, PortSyntaxError
 
 
 @dataclass(frozen=True)
@@ -51,20 +52,39 @@ def contradictions(groups: Sequence[GroupPolicy], *, own: FrozenSet[str]) -> Lis
 def _lost(name: str, group: GroupPolicy, winner: GroupPolicy) -> List[Problem]:
     ours, theirs = _services(group.variables[name]), _services(winner.variables[name])
     problems = []
+    way_out = f"; accepted: a variable {name.partition('__')[0]}__ANYTHING for each group, or ansible_group_priority to say which one holds"
     for service in sorted(ours, key=str):
-        path = f"{name}.{service}.source_ports"
-        way_out = f"; accepted: a variable {name.partition('__')[0]}__ANYTHING for each group, or ansible_group_priority to say which one holds"
         if service not in theirs:
             text = f"found {_ports(ours[service])} in the group {group.name}, and the group {winner.name} replaces the variable without the service"
-        elif _ports(ours[service]) != _ports(theirs[service]):
-            text = (
-                f"found {_ports(ours[service])} in the group {group.name} and {_ports(theirs[service])} in the group {winner.name},"
-                " which Ansible prefers"
-            )
-        else:
+            problems.append(Problem(f"{name}.{service}.source_ports", text + way_out))
             continue
-        problems.append(Problem(path, text + way_out))
+        here, there = _keys(ours[service]), _keys(theirs[service])
+        for key in sorted({*here, *there}, key=str):
+            if _meaning(key, here.get(key)) != _meaning(key, there.get(key)):
+                one, other = (_value(key, keys) for keys in (here, there))
+                text = f"found {one} in the group {group.name} and {other} in the group {winner.name}, which Ansible prefers"
+                problems.append(Problem(f"{name}.{service}.{key}", text + way_out))
     return problems
+
+
+def _keys(service: Any) -> Mapping[Any, Any]:
+    return service if isinstance(service, Mapping) else {"source_ports": service}
+
+
+def _meaning(key: Any, value: Any) -> Any:
+    """What is compared: ports as sets, however they are written, and everything else as it is."""
+    if key != "source_ports":
+        return value
+    try:
+        return PortSet.parse(value)
+    except PortSyntaxError:
+        return _ports({"source_ports": value})
+
+
+def _value(key: Any, keys: Mapping[Any, Any]) -> str:
+    if key == "source_ports":
+        return _ports(keys)
+    return shown(keys[key]) if key in keys else "nothing"
 
 
 def _services(value: Any) -> Dict[Any, Any]:

@@ -45,6 +45,7 @@ class Match:
     :ivar hosts: names in the inventory now, of all hosts that it may be.
     :ivar since: the day on which the range became theirs; None for ports written by hand, which have no history.
     :ivar until: the day on which it was given back; None while it is theirs.
+    :ivar surely: False where nothing says which hosts had the service then.
     """
 
     service: str
@@ -54,6 +55,7 @@ class Match:
     ports: PortRange
     since: Optional[date] = None
     until: Optional[date] = None
+    surely: bool = True
 
     def to_dict(self) -> Dict[str, Any]:
         """Plain data."""
@@ -66,6 +68,7 @@ class Match:
             "since": self.since.isoformat() if self.since else None,
             "until": self.until.isoformat() if self.until else None,
             "allocated": self.since is not None,
+            "certain": self.surely and bool(self.host),
         }
 
     def __str__(self) -> str:
@@ -79,7 +82,8 @@ class Match:
         domain = f" in the NAT domain {self.domain}" if self.domain else ""
         end = f" until {self.until}" if self.until else ""
         history = f" since {self.since}{end}" if self.since else ", written by hand"
-        return f"{self.service} on {place}{domain}: {self.ports}{history}"
+        doubt = "" if self.surely else ", if the service was there then"
+        return f"{self.service} on {place}{domain}{doubt}: {self.ports}{history}"
 
 
 def read_question(*, address: object, port: object, time: object, problems: List[Problem]) -> Optional[Question]:
@@ -154,7 +158,8 @@ def holds_address(variable: str, value: Any, address: Address, problems: List[Pr
     inside = False
     for index, item in enumerate(listed):
         try:
-            network = ip_network(item.strip() if isinstance(item, str) else "", strict=False)
+            # A zone (fe80::1%eth0) means something on one host only.
+            network = ip_network(item.strip() if isinstance(item, str) and "%" not in item else "", strict=False)
         except ValueError:
             path = f"{variable}[{index}]" if listed is value else variable
             problems.append(Problem(path, f"found {shown(item)}; accepted: {_NETWORKS}"))
@@ -205,7 +210,7 @@ def identify(
         elif key in owners or holding.until is not None:
             # Where the range is a service's no more, the policies of now can't say which hosts had the service.
             found = tuple(sorted(owners.get(key, names)))
-            matches.append(Match(key.service, _only(found), found, "", holding.ports, holding.since, holding.until))
+            matches.append(Match(key.service, _only(found), found, "", holding.ports, holding.since, holding.until, key in owners))
     return sorted(matches, key=lambda match: (match.service, match.host, match.domain, match.since or date.min))
 
 

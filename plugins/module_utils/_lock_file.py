@@ -118,6 +118,10 @@ def _read(line: str) -> Holding:
     if match is None:
         raise ValueError(f"found {shown(line)}; accepted: {_SHAPE}{_hint(line)}")
     domain, host, service, ports, since, until = match.groups()
+    for name in (domain, host, service):
+        # The lines of a host are found by how its name is written.
+        if name and name != word(_text(name)):
+            raise ValueError(f"found {name}; accepted: {word(_text(name))}")
     try:
         part = PortRange.parse(ports)
     except PortSyntaxError as error:
@@ -162,15 +166,11 @@ def ranges_of(text: str, *, domain: str, host: str, path: str) -> Tuple[Dict[str
     :returns: the ranges of services, and those of this host's services in its NAT domain.
     Raises InputError.
     """
-    # The lines of services come first.
-    begin = text.find("ranges:\n")
-    block = _block(text, _START + "service: ", begin)
-    own = _block(text, _prefix(domain, host), begin) if domain else []
-    if begin < 0:
+    if "\nranges:" not in text or "\n<<<<<<<" in text:
         parse(text, path=path)
     problems: List[Problem] = []
     result: List[Dict[str, PortSet]] = []
-    for lines in (block, own):
+    for lines in (_lines(text, _START + "service: "), _lines(text, _prefix(domain, host)) if domain else []):
         found: Dict[str, PortSet] = {}
         for line in lines:
             try:
@@ -187,13 +187,12 @@ def ranges_of(text: str, *, domain: str, host: str, path: str) -> Tuple[Dict[str
     return result[0], result[1]
 
 
-def _block(text: str, prefix: str, begin: int) -> List[str]:
-    """Successive lines that start with a prefix."""
+def _lines(text: str, prefix: str) -> List[str]:
+    """All lines that start with a prefix, wherever they are."""
     lines: List[str] = []
-    at = text.find("\n" + prefix, max(0, begin)) + 1
-    while at > 0 and text.startswith(prefix, at):
-        end = text.find("\n", at)
-        end = len(text) if end < 0 else end
-        lines.append(text[at:end].rstrip("\r"))
-        at = end + 1
+    at = text.find("\n" + prefix)
+    while at >= 0:
+        end = text.find("\n", at + 1)
+        lines.append(text[at + 1 : end if end >= 0 else len(text)].rstrip("\r"))
+        at = text.find("\n" + prefix, at + 1)
     return lines

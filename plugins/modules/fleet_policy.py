@@ -17,7 +17,7 @@ description:
     are, and the file of allocated ports. It runs on the controller, and connects to no host.
   - Fails with one report of everything that is wrong. These are mistakes in a policy, ports of two services on one host, ports of
     two hosts or services in one NAT domain (C(egress_nat_domain)), a UID or classid with two meanings, two groups of a
-    host that say different things about the ports of a service, ports that are written by hand inside of
+    host that say different things about a service, ports that are written by hand inside of
     C(egress_port_pools), and services with C(source_ports) V(auto) without a range.
 extends_documentation_fragment:
   - portfence.egress.attributes

@@ -141,3 +141,15 @@ def test_everything_that_is_wrong_is_in_one_report(control: Control) -> None:
     ):
         assert line in said, line
     assert not control.lock.exists()
+
+
+def test_a_range_on_ports_that_another_host_has_by_hand_is_refused(control: Control) -> None:
+    """Each host's ports by hand lie outside of its own pools, but not of those of the other."""
+    hosts = control.inventory["all"]["children"]["site_x"]["hosts"]
+    control.inventory["all"]["vars"]["egress_services"] = {}
+    hosts["web1"] = {"egress_port_pools": ["20000-20999"], "egress_services": {"hand": {"source_ports": "30000-30099"}}}
+    hosts["web2"] = {"egress_port_pools": ["29952-30999"], "egress_services": {"app": {"source_ports": "auto", "size": 64}}}
+    hosts["web1"]["egress_services"]["own"] = {"source_ports": "auto", "size": 64}
+    text = control.refused("allocate")
+    assert "30000" in text and "web1" in text and "web2" in text
+    assert not control.lock.exists()

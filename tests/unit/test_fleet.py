@@ -204,3 +204,15 @@ def test_groups_that_do_not() -> None:
     for other in (group("web", "1-2"), group("inner", "3-4", depth=2, ancestors=("all", "db")), group("web", "3-4", priority=2)):
         assert contradictions([db, other], own=frozenset()) == []
     assert contradictions([db, group("web", "3-4")], own=frozenset(["egress_services"])) == []
+    assert contradictions([db, group("web", [1, "2"])], own=frozenset()) == [], "the same ports, written otherwise"
+
+
+def test_groups_that_contradict_each_other_about_more_than_ports() -> None:
+    """With "auto", the size decides about the ports."""
+    groups = [group("db", "auto"), group("web", "auto")]
+    for one, keys in zip(groups, ({"size": 500}, {"size": 64, "user": "other"})):
+        one.variables["egress_services"]["app"].update(keys)
+    assert [str(problem).partition(";")[0] for problem in contradictions(groups, own=frozenset())] == [
+        "egress_services.app.size: found 500 in the group db and 64 in the group web, which Ansible prefers",
+        "egress_services.app.user: found nothing in the group db and 'other' in the group web, which Ansible prefers",
+    ]

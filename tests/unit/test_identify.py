@@ -114,8 +114,8 @@ MAIL1 = "mail on web1: 16384-16447 since 2026-01-01"
         ("10.1.0.2:51000", "", ["cron on www2 in the NAT domain east: 51000-51099, written by hand"]),
         # The past.
         ("203.0.113.7:17000", "2025-12-31", []),
-        ("203.0.113.7:16448", "2026-01-01", ["fax on one of web1, www2: 16448-16511 since 2026-01-01 until 2026-02-01"]),
-        ("10.4.0.7:16448", "2026-01-01", ["fax on 10.4.0.7: 16448-16511 since 2026-01-01 until 2026-02-01"]),
+        ("203.0.113.7:16448", "2026-01-01", ["fax on one of web1, www2, if the service was there then: 16448-16511 since 2026-01-01 until 2026-02-01"]),
+        ("10.4.0.7:16448", "2026-01-01", ["fax on 10.4.0.7, if the service was there then: 16448-16511 since 2026-01-01 until 2026-02-01"]),
         ("192.0.2.1:16448", "2026-01-01", []),
         ("203.0.113.7:17000", "2026-01-01", [WEB1]),
         ("203.0.113.7:17500", "2026-01-15", [WEB2]),
@@ -154,6 +154,7 @@ def test_an_answer_is_data(lock: str) -> None:
                 "since": "2026-01-01",
                 "until": "2026-02-01",
                 "allocated": True,
+                "certain": True,
             }
         ],
         "text": [WEB2],

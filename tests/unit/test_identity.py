@@ -16,6 +16,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.portfence.egress.plugins.filter.identities import identities
 from ansible_collections.portfence.egress.plugins.filter.identity_files import identity_files
+from ansible_collections.portfence.egress.plugins.module_utils._csv import to_csv
 from ansible_collections.portfence.egress.plugins.module_utils._edge import FIRST_SID
 
 MYAPP = {"name": "myapp", "source_ports": "50000-50999"}
@@ -114,6 +115,12 @@ def test_a_map_that_was_changed_by_hand_is_checked(changes: Dict[str, Any]) -> N
         identity_files(None)
     with pytest.raises(AnsibleFilterError, match="unknown: found 'accept'; accepted: log, drop"):
         identity_files([], unknown="accept")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "\n=1+1", " +1", "\uff1d1+1", "@x", "-1", "\tx"])
+def test_a_spreadsheet_takes_nothing_for_a_formula(text: str) -> None:
+    assert to_csv(["a"], [[text]]).startswith(("a\n'", "a\n\"'"))
+    assert to_csv(["a"], [["1=1"], [-1]]) == "a\n1=1\n-1\n"
 
 
 def test_for_people_and_programs() -> None:

@@ -82,9 +82,28 @@ def test_one_host_is_found_among_others_with_names_like_its_own() -> None:
     assert ranges_of(text.replace("\n", "\r\n"), domain="nat", host="web", path="f") == (services, own)
 
 
+def test_comments_between_ranges_hide_nothing() -> None:
+    """Nor do empty lines, in what a host reads and in what a controller reads."""
+    holdings = [Holding(Key(domain, host, "app"), PortRange(low, low + 15), DAY) for low, domain, host in ((16, "", ""), (64, "nat", "web"))]
+    more = [Holding(Key(domain, host, "more"), PortRange(low, low + 15), DAY) for low, domain, host in ((128, "", ""), (160, "nat", "web"))]
+    lock = LockFile(1, tuple([*holdings, *more]))
+    head, _ranges, lines = render(lock).partition("ranges:\n")
+    text = head + "ranges:\n" + "".join(f"# of ops\n\n{line}\n" for line in lines.splitlines())
+    assert parse(text, path="f") == parse(render(lock), path="f")
+    services, own = ranges_of(text, domain="nat", host="web", path="f")
+    assert (sorted(services), sorted(own)) == (["app", "more"], ["app", "more"])
+
+
+def test_what_a_merge_left_is_refused_for_a_host_as_well() -> None:
+    text = render(LOCK).replace("\nranges:", "\n<<<<<<< HEAD\nranges:")
+    with pytest.raises(InputError, match="a merge left both sides in the file"):
+        ranges_of(text, domain="nat a", host="web1.example.com", path="f")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ("service: back", 'service: "back"', 'f.yml:7: found "back"; accepted: back'),
         ("format: 1", "format: 2", "f.yml:4: found 'format: 2'; accepted: format: 1"),
         ("serial: 7", "serial: x", "f.yml:5: found 'serial: x'; accepted: serial: NUMBER"),
         ("ports: 1024-2047", "ports: 2047-1024", "f.yml:7: found '2047-1024', which is reversed; write 1024-2047"),
