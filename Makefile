@@ -42,7 +42,7 @@ bench: ## measure what the fence costs, side by side with what it replaces; writ
 	@scripts/setup bench
 	@PORTFENCE_VENV=bench scripts/run python bench
 
-bench-quick: ## the same with fewer rounds, in under ten minutes
+bench-quick: ## the same with a fifth of the rounds
 	@scripts/setup bench
 	@PORTFENCE_VENV=bench scripts/run python bench --quick
 

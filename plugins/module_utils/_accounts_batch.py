@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Many new accounts at once, for systemd-sysusers. Pure.
 
-useradd reads and writes all account files for each account: a thousand of them take minutes. systemd-sysusers makes them in one
+useradd reads and writes all account files for each account. systemd-sysusers makes many accounts in one
 go, all or none (sysusers.d(5)). What it can't promise is left to useradd: IDs that the host chooses between the bounds of
 login.defs, which older versions do not read; homes; groups with another name or number.
 """

@@ -46,7 +46,7 @@ class Host:
 
     def push(self) -> None:
         """What is in the folder of the project goes to its repository."""
-        self.run(f"cd /root/work && git add --all && {GIT} commit -qm change && git push -q origin main")
+        self.run(f"cd /root/checkout && git add --all && {GIT} commit -qm change && git push -q origin main")
 
     def journal(self) -> str:
         """What the service said."""
@@ -61,12 +61,12 @@ def fixture_machine(host: str) -> Iterator[Host]:
     try:
         machine = Host()
         machine.run("for _ in $(seq 1200); do systemctl is-system-running | grep -qE 'running|degraded' && exit 0; sleep 0.1; done; exit 1")
-        run("podman", "cp", REPOSITORY / "examples/project", f"{NAME}:/root/work")
-        machine.run("mkdir /root/work/inventory/host_vars && cat > /root/work/inventory/host_vars/web2.example.com.yml", data=MORE)
-        machine.run(f"git init -q --bare -b main {ORIGIN} && cd /root/work && git init -q -b main && git remote add origin {ORIGIN}")
+        run("podman", "cp", REPOSITORY / "examples/project", f"{NAME}:/root/checkout")
+        machine.run("mkdir /root/checkout/inventory/host_vars && cat > /root/checkout/inventory/host_vars/web2.example.com.yml", data=MORE)
+        machine.run(f"git init -q --bare -b main {ORIGIN} && cd /root/checkout && git init -q -b main && git remote add origin {ORIGIN}")
         machine.push()
         machine.run("printf '[Service]\\nExecStart=/bin/sleep infinity\\n' > /etc/systemd/system/tenant.service")
-        machine.run(f"cp /root/work/pull/* /etc/systemd/system/ && sed -i s#{URL}#{ORIGIN}# /etc/systemd/system/portfence-pull.service")
+        machine.run(f"cp /root/checkout/pull/* /etc/systemd/system/ && sed -i s#{URL}#{ORIGIN}# /etc/systemd/system/portfence-pull.service")
         # As systemd makes it on a host, and leaves it in a container.
         machine.run("mount --make-rshared / && systemctl daemon-reload")
         yield machine
@@ -94,7 +94,7 @@ def test_the_service_fences_the_host_changes_nothing_and_follows_the_project(mac
     assert "changed=0" in again.rpartition("PLAY RECAP")[2]
 
     # A service that goes takes its mounts along, for the whole host.
-    machine.run("cat > /root/work/inventory/host_vars/web2.example.com.yml", data=MORE.replace("55500-55599", "55500-55599\n    state: absent"))
+    machine.run("cat > /root/checkout/inventory/host_vars/web2.example.com.yml", data=MORE.replace("55500-55599", "55500-55599\n    state: absent"))
     machine.push()
     machine.run("systemctl start portfence-pull.service")
     assert machine.journal().count("web2.example.com: 2 services, changed, probe passed") == 1

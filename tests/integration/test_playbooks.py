@@ -34,13 +34,22 @@ class Control:
         nowhere = {"ansible_host": "127.0.0.9", "ansible_port": 9}
         inventory = {name: {**(nowhere if name.startswith("down") else here), **variables} for name in hosts}
         self.lab.run(["sh", "-c", f"cat > {INVENTORY}"], data=json.dumps({"all": {"hosts": inventory}}))
+        return self.run("ansible-playbook", "-i", INVENTORY, playbook, *options)
+
+    def run(self, program: str, *options: str, home: str = "") -> Result:
+        """Run a program of Ansible, from the root directory; it ends as it ends.
+
+        :param home: the directory for what Ansible keeps, when it is not that of the account.
+        """
+        folder = os.path.dirname(sys.executable)
         environment = {
             "ANSIBLE_COLLECTIONS_PATH": self.lab.collections(),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_LOCALHOST_WARNING": "0",
-            "PATH": f"{os.path.dirname(sys.executable)}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{folder}:/usr/sbin:/usr/bin:/sbin:/bin",
+            **({"ANSIBLE_HOME": home} if home else {}),
         }
-        command = [os.path.join(os.path.dirname(sys.executable), "ansible-playbook"), "-i", INVENTORY, playbook, *options]
+        command = ["sh", "-c", 'cd / && exec "$@"', "sh", os.path.join(folder, program), *options]
         result = self.lab.run(command, check=False, env=environment, timeout=300)
         assert "Traceback" not in result.out + result.err
         return result

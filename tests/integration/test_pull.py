@@ -9,10 +9,10 @@ import os
 import re
 import shlex
 import sys
-from typing import Dict
 
 import pytest
 from lab import REPOSITORY, Lab, Result
+from test_playbooks import Control
 
 NAME = "web2.example.com"
 RANGE = "16896-17407"  # that of web2 in port-allocations.yml
@@ -26,6 +26,7 @@ class Puller:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
+        self.control = Control(lab)
         lab.run(["hostname", "web2"])
         lab.run(["sh", "-c", "cat > /etc/hosts"], data=f"127.0.0.1 localhost\n127.0.1.1 {NAME} web2\n")
         lab.run(["cp", "-r", REPOSITORY / "examples/project", WORK])
@@ -48,28 +49,7 @@ class Puller:
         command = shlex.split(re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)[0])
         command[command.index("--url") + 1] = ORIGIN
         assert command[0] == "ansible-pull" and command[command.index("--directory") + 1] == CLONE
-        environment = {
-            "ANSIBLE_COLLECTIONS_PATH": self.lab.collections(),
-            "ANSIBLE_HOME": "/var/lib/portfence-pull",
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_LOCALHOST_WARNING": "0",
-            "PATH": f"{os.path.dirname(sys.executable)}:/usr/sbin:/usr/bin:/sbin:/bin",
-        }
-        program = os.path.join(os.path.dirname(sys.executable), command[0])
-        at_root = ["sh", "-c", 'cd / && exec "$@"', "sh"]
-        result = self.lab.run([*at_root, program, *options, *command[1:]], check=False, env=environment, timeout=300)
-        assert "Traceback" not in result.out + result.err
-        return result
-
-    def state(self) -> Dict[str, str]:
-        """What a run may change."""
-        commands = {
-            "rules": "nft -s list ruleset",
-            "ports": "cat /proc/sys/net/ipv4/ip_local_port_range /proc/sys/net/ipv4/ip_local_reserved_ports",
-            "accounts": "cat /etc/passwd",
-            "files": "find /etc -newer /run/mark -type f -not -name '*-' -exec md5sum {} + | sort -k2",
-        }
-        return {name: self.lab.run(["sh", "-c", command]).out for name, command in commands.items()}
+        return self.control.run(command[0], *options, *command[1:], home="/var/lib/portfence-pull")
 
 
 @pytest.fixture(name="puller")
@@ -90,17 +70,17 @@ def test_a_host_fences_itself_and_nobody_else(puller: Puller) -> None:
     low, high = map(int, RANGE.split("-"))
     for protocol in ("tcp", "udp"):
         assert low <= (lab.connect(protocol, user="myapp", source_port=45001).port or 0) <= high
-    fenced = puller.state()
+    fenced = puller.control.state()
 
     again = puller.pull()
     assert again.rc == 0 and f"{NAME}: 1 service, unchanged, probe passed" in again.out, again.out
     assert "changed=0" in again.out.rpartition("PLAY RECAP")[2]
-    assert puller.state() == fenced
+    assert puller.control.state() == fenced
 
 
 def test_a_mistake_of_another_host_stops_this_one(puller: Puller) -> None:
     assert puller.pull().rc == 0
-    before = puller.state()
+    before = puller.control.state()
     # The same ports for another host behind the same address.
     puller.write("inventory/host_vars/web4.example.com.yml", "egress_services__x: {x: {source_ports: 50000-50099}}\n")
     puller.write("inventory/host_vars/web2.example.com.yml", MORE)
@@ -110,13 +90,13 @@ def test_a_mistake_of_another_host_stops_this_one(puller: Puller) -> None:
     said = "web2.example.com: egress_services__more.more.source_ports: found 50000-50999 in the NAT domain dc1, where 50000-50099 is x's on web4"
     assert said in done.out + done.err
     assert "Load the fence" not in done.out
-    assert puller.state() == before
+    assert puller.control.state() == before
 
 
 def test_a_change_in_the_project_arrives_with_the_next_run(puller: Puller) -> None:
     """A change of which a part is encrypted."""
     assert puller.pull().rc == 0
-    before = puller.state()
+    before = puller.control.state()
     name = "inventory/host_vars/web2.example.com.yml"
     puller.write(name, MORE)
     puller.lab.run(["sh", "-c", "echo secret > /etc/portfence-vault; chmod 600 /etc/portfence-vault; touch --reference /run/mark /etc/portfence-vault"])
@@ -124,17 +104,17 @@ def test_a_change_in_the_project_arrives_with_the_next_run(puller: Puller) -> No
     puller.lab.run([os.path.join(os.path.dirname(sys.executable), "ansible-vault"), "encrypt", *vault, f"{WORK}/{name}"])
     puller.push()
     # What ansible-playbook says without the password depends on where it needs it first.
-    assert puller.pull().rc != 0 and puller.state() == before
+    assert puller.pull().rc != 0 and puller.control.state() == before
     predicted = puller.pull("--check", *vault)
     assert predicted.rc == 0 and f"{NAME}: 2 services in the policy, would change" in predicted.out, predicted.out
-    assert puller.state() == before
+    assert puller.control.state() == before
     assert f"{NAME}: 2 services, changed, probe passed" in puller.pull(*vault).out
 
 
 def test_a_host_that_the_inventory_does_not_have_does_nothing(puller: Puller) -> None:
     puller.lab.run(["hostname", "stranger"])
-    before = puller.state()
+    before = puller.control.state()
     done = puller.pull()
-    assert puller.state() == before
+    assert puller.control.state() == before
     assert "no hosts" in (done.out + done.err).lower(), done.out + done.err
     assert done.rc != 0
