@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timezone
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.portfence.egress.plugins.module_utils._allocator import Outcome, allocate, held_by, rename
+from ansible_collections.portfence.egress.plugins.module_utils._allocator import Outcome, allocate, held_by, missing_hosts, rename
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, PortFenceError, Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._fleet import survey
 from ansible_collections.portfence.egress.plugins.module_utils._lock_file import LockFile, render
@@ -23,7 +23,11 @@ _SPEC: Dict[str, Any] = {
     "quarantine": {"type": "int", "default": 30},
     "renamed_hosts": {"type": "dict", "default": {}},
     "date": {"type": "str"},
+    "missing_hosts": {"type": "bool", "default": False},
 }
+# From this part on, hosts that are missing are taken for a mistake.
+_MANY = 0.25
+_NAMED = 5
 
 
 class ActionModule(ActionBase):
@@ -77,8 +81,14 @@ def _plan(inventory: Inventory, params: Mapping[str, Any]) -> Outcome:
         read_name("egress_renamed_hosts", old, problems): read_name(f"egress_renamed_hosts.{old}", new, problems)
         for old, new in params["renamed_hosts"].items()
     }
+    latest = max((day for holding in inventory.lock.holdings for day in (holding.since, holding.until or holding.since)), default=today)
+    if latest > today:
+        problems.append(Problem(inventory.path, f"found the day {latest}, and today is {today} in UTC; accepted: the right date on the controller"))
     renamed = rename(inventory.lock.holdings, renames=renames, today=today)
     problems.extend(renamed.problems)
+    missing = missing_hosts(renamed.holdings, hosts={host.host_id for host in inventory.hosts}, many=_MANY)
+    if missing and not params["missing_hosts"]:
+        problems.append(_missing(missing, count=len(inventory.hosts)))
     if inventory.automatic and not inventory.path:
         raise PortFenceError(inventory.location)
     findings, requests = survey(inventory.hosts, held_by(renamed.holdings))
@@ -94,3 +104,12 @@ def _plan(inventory: Inventory, params: Mapping[str, Any]) -> Outcome:
     if findings.hosts:
         raise findings.error(count=len(inventory.hosts))
     return Outcome(outcome.holdings, taken=(*renamed.taken, *outcome.taken), released=(*renamed.released, *outcome.released))
+
+
+def _missing(hosts: Sequence[str], *, count: int) -> Problem:
+    more = f" and {len(hosts) - _NAMED} more" if len(hosts) > _NAMED else ""
+    return Problem(
+        "inventory",
+        f"found {count} hosts, and {len(hosts)} that hold ranges are not among them: {', '.join(hosts[:_NAMED])}{more}; accepted: the whole"
+        " inventory, egress_renamed_hosts for hosts with a new name, or -e egress_missing_hosts=true to take the ranges of all these back",
+    )

@@ -25,7 +25,7 @@ options:
   _input:
     description:
       - Names of hosts, each with its variables, of which three are looked at.
-      - C(egress_policy) holds services, as the filter P(portfence.egress.services#filter) gives them. A host without it is left out.
+      - C(egress_policy) holds services, as the filter P(portfence.egress.services#filter) gives them. A host without any is left out.
       - C(egress_addresses) is a list of addresses or networks. Without it, C(ansible_host) or the name of the host stands for it,
         if that is an address.
     type: dict
@@ -66,7 +66,7 @@ def identities(hosts: Any) -> List[Dict[str, Any]]:
     for name, variables in hosts.items():
         if not isinstance(variables, Mapping):
             raise AnsibleFilterError(f"{name}: found {shown(variables)}; accepted: a mapping of variables")
-        if "egress_policy" in variables:
+        if variables.get("egress_policy"):
             found[str(name)] = {"services": variables["egress_policy"], "addresses": _addresses(str(name), variables)}
     try:
         return [entry.to_dict() for entry in identities_of(found)]

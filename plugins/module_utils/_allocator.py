@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import AbstractSet, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange, PortSet
@@ -89,7 +89,7 @@ def held_by(holdings: Iterable[Holding]) -> Dict[Key, PortSet]:
 def rename(holdings: Sequence[Holding], *, renames: Mapping[str, str], today: date) -> Outcome:
     """Let hosts go on under other names: their ranges stay where they are, and the history says since when the name is new.
 
-    :param renames: old name to new name.
+    :param renames: old name to new name. A name is one or the other: done again, a chain or a swap would move other hosts' ranges.
     A rename that was done before changes nothing.
     """
     problems = []
@@ -99,7 +99,9 @@ def rename(holdings: Sequence[Holding], *, renames: Mapping[str, str], today: da
         path = f"egress_renamed_hosts.{old}"
         if new in targets:
             problems.append(Problem(path, f"found {new}, the new name of {targets[new]} as well; accepted: a name of its own for each host"))
-        elif old in holders and new in holders and new not in renames:
+        elif new in renames:
+            problems.append(Problem(path, f"found {new}, which is renamed as well; accepted: a name that is not, and a run for each step"))
+        elif old in holders and new in holders:
             problems.append(Problem(path, f"found {new}, which holds ranges of its own; accepted: a name that holds none"))
         elif old not in holders and new not in holders:
             problems.append(Problem(path, f"found {new}, and neither name holds a range; accepted: the old name of a host that does"))
@@ -121,6 +123,20 @@ def rename(holdings: Sequence[Holding], *, renames: Mapping[str, str], today: da
             released.append(holding._replace(until=today))
             result.append(released[-1])
     return Outcome(tuple(sorted(_joined(result), key=order)), taken=tuple(taken), released=tuple(released))
+
+
+def missing_hosts(holdings: Iterable[Holding], *, hosts: AbstractSet[str], many: float) -> Tuple[str, ...]:
+    """Hosts that hold ranges and are not among these, if they are several and a large part of all that do.
+
+    That is what a part of an inventory looks like: a slice, or a source that answered with half of its hosts.
+
+    :param hosts: ids of all hosts.
+    :param many: the part that is large, from 0 to 1.
+    :returns: their ids, sorted; none where one or a few left.
+    """
+    holders = {holding.key.host for holding in holdings if holding.until is None and holding.key.host}
+    missing = holders - hosts
+    return tuple(sorted(missing)) if len(missing) > 1 and len(missing) >= many * len(holders) else ()
 
 
 def allocate(*, holdings: Sequence[Holding], requests: Sequence[Request], today: date, quarantine: int) -> Outcome:

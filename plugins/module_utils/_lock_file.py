@@ -130,6 +130,8 @@ def _read(line: str) -> Holding:
         first, last = date.fromisoformat(since), date.fromisoformat(until) if until else None
     except ValueError as error:
         raise ValueError(f"found the day {since}{f' or {until}' if until else ''}; {error}") from error
+    if last is not None and last < first:
+        raise ValueError(f"found until: {until} and since: {since}; accepted: a day of return that is not before the day on which it was handed out")
     return Holding(Key(_text(domain), _text(host), _text(service)), part, first, last)
 
 

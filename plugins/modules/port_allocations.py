@@ -43,12 +43,20 @@ options:
   renamed_hosts:
     description:
       - Old names of hosts (of their C(egress_host_id), where they have one) and their new ones. The ranges go on under the new name.
+      - A name is either old or new. Two hosts swap their names in three runs, with a third name in between.
       - A rename that was done before changes nothing.
     type: dict
     default: {}
   date:
-    description: The day on which ranges are handed out and given back. Defaults to today, in UTC.
+    description: The day on which ranges are handed out and given back. Defaults to today, in UTC. No day in the file may be after it.
     type: str
+  missing_hosts:
+    description:
+      - Whether a large part of the hosts may have left at once.
+      - Otherwise the action fails when two hosts or more, and a quarter or more of those that hold ranges, are not in the inventory. A part of an
+        inventory looks like that.
+    type: bool
+    default: false
 seealso:
   - module: portfence.egress.fleet_policy
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._lock_file import COMMAND, NAME
@@ -19,16 +19,41 @@ def lock_path(given: Any, sources: Any) -> str:
 
     :param given: the variable ``egress_lock_file``, None where it is not set.
     :param sources: the magic variable ``ansible_inventory_sources``.
+    Raises PortFenceError, also where the same inventory seems to have a file elsewhere: without it, ranges would be handed out twice.
     """
     if given is not None:
         if not isinstance(given, str) or not given.strip():
             raise PortFenceError(f"egress_lock_file: found {given!r}; accepted: the path of a file on the controller")
         return os.path.abspath(os.path.expanduser(given))
-    first = next((source for source in sources or () if isinstance(source, str) and os.path.exists(source)), None)
-    if first is None:
+    found = [os.path.abspath(source) for source in sources or () if isinstance(source, str) and os.path.exists(source)]
+    if not found:
         raise PortFenceError(f"egress_lock_file: missing, and the inventory is no file that {NAME} could lie beside; accepted: a path")
     # Within a folder, Ansible would take it for a part of the inventory.
-    return os.path.join(os.path.dirname(os.path.abspath(first)), NAME)
+    path = _beside(found[0])
+    other = _other(path, found)
+    if other is not None:
+        raise PortFenceError(
+            f"egress_lock_file: missing, and {other} was written with the inventory named in another way: with this one, it would be {path};"
+            f" accepted: the same -i as then, or egress_lock_file: {other}"
+        )
+    return path
+
+
+def _beside(source: str) -> str:
+    return os.path.join(os.path.dirname(source), NAME)
+
+
+def _other(path: str, sources: Sequence[str]) -> Optional[str]:
+    """A file of the same inventory that a run with its sources in another order left, or with the folder of a file or a file of a folder."""
+    folder = os.path.join(sources[0], NAME)
+    if os.path.isfile(folder):
+        return folder
+    if os.path.exists(path):
+        return None
+    others = [_beside(source) for source in sources[1:]]
+    if os.path.isfile(sources[0]):
+        others.append(_beside(os.path.dirname(path)))
+    return next((other for other in others if os.path.isfile(other)), None)
 
 
 def read(path: str) -> Optional[str]:

@@ -153,3 +153,31 @@ def test_a_range_on_ports_that_another_host_has_by_hand_is_refused(control: Cont
     text = control.refused("allocate")
     assert "30000" in text and "web1" in text and "web2" in text
     assert not control.lock.exists()
+
+
+def test_a_clock_that_is_behind_the_file_is_refused(control: Control) -> None:
+    control.ok("allocate")
+    said = control.refused("allocate", "-e", "egress_allocation_date=2026-01-30")
+    assert "port-allocations.yml: found the day 2026-01-31, and today is 2026-01-30 in UTC; accepted: the right date on the controller" in said
+    assert control.lines() == LINES
+
+
+@pytest.mark.parametrize("playbook", ["allocate", "validate", "export", "identify"])
+def test_a_host_without_services_may_have_an_address_made_of_facts(control: Control, playbook: str) -> None:
+    control.ok("allocate")
+    for host in ("web1", "web2", "web3"):
+        control.inventory["all"]["children"]["site_x" if host != "web3" else "site_z"]["hosts"][host] = {"egress_addresses": [f"192.0.2.{host[3]}"]}
+    # The first of all, so that what is done once is done for it.
+    facts = {"ansible_host": "{{ ansible_facts.default_ipv4.address }}", "egress_services": {}}
+    control.inventory["all"]["hosts"] = {"a": facts}
+    control.ok(playbook, "-e", f"edge_export={control.folder}/export", "-e", "address=192.0.2.1:17409")
+
+
+def test_rules_for_a_gateway_need_the_whole_inventory_to_be_right(control: Control) -> None:
+    control.ok("allocate")
+    control.inventory["all"]["vars"]["egress_addresses"] = ["192.0.2.1"]
+    # No host reads this line for itself.
+    with control.lock.open("a", encoding="utf-8") as file:
+        file.write("  - {domain: z, host: web9, service: app, ports: 17408-17663, since: 2026-01-31}\n")
+    assert "17408-17663 of app on web9 in z overlaps with" in control.refused("export", "-e", f"edge_export={control.folder}/export").replace("\n", " ")
+    assert not (control.folder / "export").exists()

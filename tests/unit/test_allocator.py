@@ -16,6 +16,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._allocator import
     Outcome,
     Request,
     allocate,
+    missing_hosts,
     rename,
 )
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange
@@ -164,15 +165,30 @@ def test_a_renamed_host_keeps_its_ranges_and_its_history() -> None:
     assert rename(got.holdings, renames={"old": "new"}, today=later).holdings == got.holdings
 
 
-def test_two_hosts_can_swap_their_names() -> None:
-    first = run([ask(at("a")), ask(at("b"))])
-    got = rename(first.holdings, renames={"a": "b", "b": "a"}, today=DAY + timedelta(days=1))
+def test_two_hosts_swap_their_names_in_three_runs() -> None:
+    holdings = run([ask(at("a")), ask(at("b"))]).holdings
+    for old, new in (("a", "other"), ("b", "a"), ("other", "b")):
+        got = rename(holdings, renames={old: new}, today=DAY + timedelta(days=1))
+        assert got.problems == ()
+        holdings = got.holdings
     assert ranges(got) == ["a.app 1024-1039", "b.app 1008-1023"]
+
+
+@pytest.mark.parametrize(
+    ("left", "missing"),
+    [((), ()), (("a",), ()), (("a", "b"), ("a", "b")), (("b", "d", "a"), ("a", "b", "d")), (tuple("abcdefgh"), tuple("abcdefgh"))],
+)
+def test_a_part_of_an_inventory_is_told_from_a_host_that_left(left: "tuple[str, ...]", missing: "tuple[str, ...]") -> None:
+    held = run([ask(at(name)) for name in "abcdefgh"] + [ask(Key("", "", "web"))]).holdings
+    gone = rename(held, renames={"h": "i"}, today=DAY + timedelta(days=1)).holdings
+    assert missing_hosts(held, hosts=set("abcdefgh") - set(left), many=0.25) == missing
+    assert missing_hosts(gone, hosts=set("abcdefgi"), many=0.0) == (), "a name of the past is not missing"
 
 
 @pytest.mark.parametrize(
     ("renames", "message"),
     [
+        ({"a": "b", "b": "m"}, "egress_renamed_hosts.a: found b, which is renamed as well; accepted: a name that is not, and a run for each step"),
         ({"a": "b"}, "egress_renamed_hosts.a: found b, which holds ranges of its own; accepted: a name that holds none"),
         ({"x": "y"}, "egress_renamed_hosts.x: found y, and neither name holds a range; accepted: the old name of a host that does"),
         ({"a": "n", "b": "n"}, "egress_renamed_hosts.b: found n, the new name of a as well; accepted: a name of its own for each host"),

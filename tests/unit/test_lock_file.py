@@ -107,6 +107,11 @@ def test_what_a_merge_left_is_refused_for_a_host_as_well() -> None:
         ("format: 1", "format: 2", "f.yml:4: found 'format: 2'; accepted: format: 1"),
         ("serial: 7", "serial: x", "f.yml:5: found 'serial: x'; accepted: serial: NUMBER"),
         ("ports: 1024-2047", "ports: 2047-1024", "f.yml:7: found '2047-1024', which is reversed; write 1024-2047"),
+        (
+            "2026-02-28",
+            "2026-01-30",
+            "f.yml:8: found until: 2026-01-30 and since: 2026-01-31; accepted: a day of return that is not before the day on which it was handed out",
+        ),
         ("2026-02-28", "2026-02-30", "f.yml:8: found the day 2026-01-31 or 2026-02-30; day is out of range for month"),
         (
             "serial: 7",
@@ -167,7 +172,37 @@ def test_where_the_file_is(tmp_path: Path) -> None:
     inventory.mkdir()
     for source in (str(inventory), f"{inventory}/"):
         assert lock_path(None, [source]) == str(tmp_path / "port-allocations.yml"), "in a folder it would be a part of the inventory"
-    with pytest.raises(PortFenceError, match="^egress_lock_file: missing"):
+    with pytest.raises(PortFenceError, match="^egress_lock_file: missing, and the inventory is no file"):
         lock_path(None, ["web1,"])
     with pytest.raises(PortFenceError, match="^egress_lock_file: found 5; accepted: the path"):
         lock_path(5, [str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("file", "sources"),
+    [
+        ("inventory/port-allocations.yml", ["inventory"]),
+        ("port-allocations.yml", ["inventory/hosts.yml"]),
+        ("other/port-allocations.yml", ["inventory", "other/hosts.yml"]),
+    ],
+)
+def test_the_same_inventory_has_one_file(tmp_path: Path, file: str, sources: "list[str]") -> None:
+    for folder in ("inventory", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "hosts.yml").touch()
+    (tmp_path / file).touch()
+    wanted = tmp_path / Path(sources[0]).parent / "port-allocations.yml"
+    with pytest.raises(PortFenceError) as caught:
+        lock_path(None, [str(tmp_path / source) for source in sources])
+    assert str(caught.value) == (
+        f"egress_lock_file: missing, and {tmp_path / file} was written with the inventory named in another way: with this one, it would be"
+        f" {wanted}; accepted: the same -i as then, or egress_lock_file: {tmp_path / file}"
+    )
+
+
+def test_another_inventory_beside_the_folder_has_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "production").mkdir()
+    for path in ("staging.yml", "port-allocations.yml", "production/hosts.yml", "production/port-allocations.yml"):
+        (tmp_path / path).touch()
+    assert lock_path(None, [str(tmp_path / "production/hosts.yml")]) == str(tmp_path / "production/port-allocations.yml")
+    assert lock_path(None, [str(tmp_path / "staging.yml")]) == str(tmp_path / "port-allocations.yml")

@@ -30,6 +30,7 @@ SHOW = """\
     - debug:
         msg: "{{ egress_policy | map(attribute='source_ports') | flatten | join(' ') }}"
 """
+LEFT = ("-e", "egress_missing_hosts=true")
 
 
 class Controller:
@@ -98,9 +99,13 @@ def test_only_the_whole_inventory_shows_an_overlap_across_slices(controller: Con
 
 def test_allocation_in_a_slice_takes_the_ranges_of_the_others_away(controller: Controller) -> None:
     before = controller.lock.read_text(encoding="utf-8")
-    predicted = controller.ok("portfence.egress.allocate", "--check", number=1, count=2)
+    stopped = controller.play("portfence.egress.allocate", number=1, count=2)
+    assert stopped.returncode != 0
+    assert "inventory: found 2 hosts, and 2 that hold ranges are not among them: web2.example.com, web4.example.com;" in stopped.stdout + stopped.stderr
+    assert controller.lock.read_text(encoding="utf-8") == before
+    predicted = controller.ok("portfence.egress.allocate", "--check", *LEFT, number=1, count=2)
     assert "2 ranges, 0 handed out, 2 given back (check mode: nothing was written)" in predicted
-    controller.ok("portfence.egress.allocate", "-e", "egress_allocation_date=2026-03-01", number=1, count=2)
+    controller.ok("portfence.egress.allocate", "-e", "egress_allocation_date=2026-03-01", *LEFT, number=1, count=2)
     assert "host: web2.example.com, service: myapp, ports: 16896-17407, since: 2026-01-31, until: 2026-03-01}" in controller.lock.read_text("utf-8")
     refused = controller.play("validate.yml", number=2, count=2)
     assert "web2.example.com, web4.example.com: egress_services.myapp.source_ports: found auto, and no range" in refused.stdout + refused.stderr
@@ -112,7 +117,7 @@ def test_allocation_in_a_slice_takes_the_ranges_of_the_others_away(controller: C
 
 def test_a_range_given_back_by_a_slice_can_be_lost(controller: Controller) -> None:
     controller.data["web"]["hosts"].append("web5.example.com")
-    done = controller.ok("portfence.egress.allocate", "-e", "egress_quarantine_days=0", number=1, count=2)
+    done = controller.ok("portfence.egress.allocate", "-e", "egress_quarantine_days=0", *LEFT, number=1, count=2)
     assert "3 ranges, 1 handed out, 2 given back" in done
     assert "host: web5.example.com, service: myapp, ports: 16896-17407" in controller.lock.read_text("utf-8")
     controller.ok("portfence.egress.allocate")
