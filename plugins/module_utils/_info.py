@@ -17,6 +17,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._resolve import R
 from ansible_collections.portfence.egress.plugins.module_utils._store import PROBE_COUNTS_FILE, Store
 from ansible_collections.portfence.egress.plugins.module_utils._usage import (
     Flow,
+    Traffic,
     address,
     parse_flows,
     parse_sockets,
@@ -31,8 +32,7 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
     outcome = _compare(fence)
     counters = fence.counters()
     sockets = parse_sockets(host.run([host.program("ss", package="iproute2"), "-tunaeH"]).out)
-    flows = _flows(host)
-    addresses = _addresses(host)
+    traffic = Traffic(sockets=sockets, flows=_flows(host), addresses=_addresses(host))
     probes = _probe_counts(host)
     return {
         **port_settings(host),
@@ -54,7 +54,7 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
                 "gids": list(item.gids),
                 "violations": _count(counters, probes, item.service.name, "violations"),
                 "intrusions": _count(counters, probes, item.service.name, "intrusions"),
-                **usage(_decided(item, outcome.assignments), sockets=sockets, flows=flows, addresses=addresses),
+                **usage(_decided(item, outcome.assignments), traffic),
             }
             for item in outcome.services
         },

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
-from ansible_collections.portfence.egress.plugins.module_utils._usage import COUNTED, Socket
+from ansible_collections.portfence.egress.plugins.module_utils._usage import COUNTED, Socket, SocketIndex
 
 # Share of the ports beyond which a range is called small.
 NARROW = 0.8
@@ -63,19 +63,25 @@ def preview(services: Sequence[Resolved], sockets: Sequence[Socket]) -> List[Fin
     # Nobody holds a socket in TIME-WAIT any more.
     held = [socket for socket in sockets if socket.state != "TIME-WAIT"]
     opened = [socket for socket in held if socket.state not in ("LISTEN", "UNCONN") and (socket.protocol, socket.port) not in listening]
+    connections, holders = SocketIndex(opened), SocketIndex(held)
     found: List[Finding] = []
     for item in services:
         if not item.uids and not item.units:
             found.append(_unseen(item))
         for protocol in COUNTED:
             if protocol in item.service.protocols:
-                of_protocol = [socket for socket in opened if socket.protocol == protocol and _leaves(socket, item)]
-                own = [socket for socket in of_protocol if _owns(item, socket)]
+                own = [socket for socket in _own(item, connections) if socket.protocol == protocol and _leaves(socket, item)]
                 found.extend(_outside(item, protocol, own))
                 found.extend(_capacity(item, protocol, own))
-                found.extend(_intruders(item, protocol, [socket for socket in of_protocol if not _owns(item, socket)]))
-                found.extend(_servers(item, protocol, [socket for socket in held if socket.protocol == protocol]))
+                found.extend(_intruders(item, protocol, connections))
+                found.extend(_servers(item, protocol, holders))
     return found
+
+
+def _own(item: Resolved, sockets: SocketIndex) -> List[Socket]:
+    if item.units:
+        return sockets.of_cgroups(lambda cgroup: any(place.holds(cgroup) for place in item.units))
+    return sockets.of_uids(item.uids)
 
 
 def _owns(item: Resolved, socket: Socket) -> bool:
@@ -104,28 +110,35 @@ def _outside(item: Resolved, protocol: str, own: Sequence[Socket]) -> List[Findi
     return [_finding(item, "outside", protocol, outside, effect)]
 
 
-def _intruders(item: Resolved, protocol: str, others: Sequence[Socket]) -> List[Finding]:
-    inside = [socket for socket in others if socket.port in item.service.source_ports]
+def _intruders(item: Resolved, protocol: str, connections: SocketIndex) -> List[Finding]:
+    inside = [
+        socket
+        for socket in connections.inside(item.service.source_ports)
+        if socket.protocol == protocol and _leaves(socket, item) and not _owns(item, socket)
+    ]
     if not inside or not item.service.exclusive:
         return []
     effect = "would be counted and logged" if item.service.on_violation == "log" else "would be dropped"
     return [_finding(item, "intruder", protocol, inside, f"new connections of others from these ports {effect}")]
 
 
-def _servers(item: Resolved, protocol: str, sockets: Sequence[Socket]) -> List[Finding]:
+def _servers(item: Resolved, protocol: str, holders: SocketIndex) -> List[Finding]:
     """Servers in the range, and UDP servers of the service outside of it."""
     found = []
-    servers = [socket for socket in sockets if socket.state in ("LISTEN", "UNCONN") and socket.port]
-    inside = [socket for socket in servers if socket.port in item.service.source_ports and not _owns(item, socket)]
+    inside = [socket for socket in holders.inside(item.service.source_ports) if _serves(socket, protocol) and not _owns(item, socket)]
     if inside:
         found.append(
             _finding(item, "listener", protocol, inside, "may go on to answer; what it opens itself from there is that of others")
         )
-    own = [socket for socket in servers if protocol == "udp" and _owns(item, socket) and socket.port not in item.service.source_ports]
-    if own:
+    own = [socket for socket in _own(item, holders) if _serves(socket, "udp") and socket.port not in item.service.source_ports]
+    if own and protocol == "udp":
         fate = "would get a port inside" if item.service.assignment in ("rewrite", "auto") else _BLOCKED[item.service.on_violation]
         found.append(_finding(item, "udp_server", protocol, own, f"may go on to answer; what it sends first {fate}"))
     return found
+
+
+def _serves(socket: Socket, protocol: str) -> bool:
+    return socket.protocol == protocol and socket.state in ("LISTEN", "UNCONN") and socket.port > 0
 
 
 def _capacity(item: Resolved, protocol: str, own: Sequence[Socket]) -> List[Finding]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 import socket as sockets_api
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Dict, FrozenSet, List, Optional, Sequence
+from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Optional, Sequence
 
+from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
 
 # What both ss and connection tracking can tell apart; other protocols are fenced, but not counted here.
@@ -107,22 +109,65 @@ def address(text: str) -> str:
         return text
 
 
-def usage(
-    item: Resolved, *, sockets: Sequence[Socket], flows: Optional[Sequence[Flow]], addresses: FrozenSet[str]
-) -> Dict[str, Any]:
+class SocketIndex:
+    """Sockets by owner and by port: with thousands of both, a look for one service costs what it finds."""
+
+    def __init__(self, sockets: Iterable[Socket]) -> None:
+        self._by_uid: Dict[int, List[Socket]] = {}
+        self._by_cgroup: Dict[str, List[Socket]] = {}
+        self._by_port = sorted(sockets, key=lambda socket: socket.port)
+        self._ports = [socket.port for socket in self._by_port]
+        for socket in self._by_port:
+            self._by_uid.setdefault(socket.uid, []).append(socket)
+            self._by_cgroup.setdefault(socket.cgroup or "", []).append(socket)
+
+    def of_uids(self, uids: Iterable[int]) -> List[Socket]:
+        """Those of some accounts."""
+        return [socket for uid in uids for socket in self._by_uid.get(uid, ())]
+
+    def of_cgroups(self, wanted: Callable[[str], bool]) -> List[Socket]:
+        """Those in cgroups that are wanted, each of which is asked about once."""
+        return [socket for path, sockets in self._by_cgroup.items() if wanted(path) for socket in sockets]
+
+    def inside(self, ports: PortSet) -> List[Socket]:
+        """Those with one of these local ports, in their order."""
+        return [
+            socket
+            for part in ports
+            for socket in self._by_port[bisect_left(self._ports, part.low) : bisect_right(self._ports, part.high)]
+        ]
+
+
+class Traffic:
+    """What is open on a host, for :func:`usage`.
+
+    :param flows: tracked connections, or None when they can't be read.
+    :param addresses: the host's own addresses, as the flows spell them.
+    """
+
+    def __init__(self, *, sockets: Sequence[Socket], flows: Optional[Sequence[Flow]], addresses: FrozenSet[str]) -> None:
+        self.sockets = SocketIndex(sockets)
+        self.tracked = flows is not None
+        self._flows = sorted((flow for flow in flows or () if flow.source in addresses), key=lambda flow: flow.wire_port)
+        self._ports = [flow.wire_port for flow in self._flows]
+
+    def flows(self, ports: PortSet) -> List[Flow]:
+        """The host's connections that others see with one of these source ports."""
+        return [flow for part in ports for flow in self._flows[bisect_left(self._ports, part.low) : bisect_right(self._ports, part.high)]]
+
+
+def usage(item: Resolved, traffic: Traffic) -> Dict[str, Any]:
     """How much of its ports a service uses.
 
     A port that the program binds is taken on the whole host while a socket holds it. A port given by source NAT is
     taken towards one destination only, so there the busiest destination is what comes near the capacity.
 
-    :param flows: tracked connections, or None when they can't be read.
-    :param addresses: the host's own addresses, as the flows spell them.
     :returns: ``sockets`` and ``ports_in_use`` by protocol (the latter None when not known), ``busiest_destination``
         or None, ``capacity`` in ports, and ``use`` as a share of it between 0 and 1, or None.
     """
     service = item.service
     protocols = [protocol for protocol in COUNTED if protocol in service.protocols]
-    owned = Counter(socket.protocol for socket in sockets if socket.uid in item.uids and socket.state != "LISTEN")
+    owned = Counter(socket.protocol for socket in traffic.sockets.of_uids(item.uids) if socket.state != "LISTEN")
     result: Dict[str, Any] = {
         "capacity": service.source_ports.size,
         "sockets": {protocol: owned[protocol] for protocol in protocols} if item.uids else None,
@@ -131,16 +176,12 @@ def usage(
         "use": None,
     }
     if service.assignment != "rewrite":
-        held = {(socket.protocol, socket.port) for socket in sockets if socket.port in service.source_ports}
+        held = {(socket.protocol, socket.port) for socket in traffic.sockets.inside(service.source_ports)}
         used = Counter(protocol for protocol, _port in held)
         result["ports_in_use"] = {protocol: used[protocol] for protocol in protocols}
         result["use"] = max((used[protocol] for protocol in protocols), default=0) / service.source_ports.size
-    elif flows is not None:
-        mine = [
-            flow
-            for flow in flows
-            if flow.protocol in protocols and flow.source in addresses and flow.wire_port in service.source_ports
-        ]
+    elif traffic.tracked:
+        mine = [flow for flow in traffic.flows(service.source_ports) if flow.protocol in protocols]
         used = Counter(protocol for protocol, _port in {(flow.protocol, flow.wire_port) for flow in mine})
         result["ports_in_use"] = {protocol: used[protocol] for protocol in protocols}
         busiest = Counter((flow.protocol, flow.destination, flow.destination_port) for flow in mine).most_common(1)
