@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _plan
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Boot, Change, Plan
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing, family_of
@@ -25,7 +26,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._tried import Tri
 from ansible_collections.portfence.egress.plugins.module_utils._unit_host import find_cgroups
 from ansible_collections.portfence.egress.plugins.module_utils._unit_members import SCRIPT
 
-_INPUT = "nft"
+# Parts of a change: what comes first, the change itself, and what takes the first part away when the second fails.
+_FIRST, _INPUT, _UNDO = "first", "nft", "undo"
 
 
 class NftablesBackend(Backend):
@@ -94,7 +96,12 @@ class NftablesBackend(Backend):
         canonical = self._nft.canonical(fence.text)
         load = None
         if not _plan.equal(live=live, wanted=canonical, fence=fence, cgroups=cgroups):
-            load = {_INPUT: _plan.transaction(live=live, wanted=canonical, fence=fence, cgroups=cgroups)}
+            first = _plan.preparation(live=live, wanted=canonical, fence=fence)
+            load = {
+                _FIRST: first.add,
+                _INPUT: _plan.transaction(live=live, wanted=canonical, fence=fence, cgroups=cgroups),
+                _UNDO: first.undo,
+            }
         tried = _plan.fingerprint({family: family_of(canonical, family) for family in fence.tables}, fence)
         return Plan(fence.text, load, load is not None and CHECK_FAMILY not in live, fence, fence.members, tried)
 
@@ -112,8 +119,15 @@ class NftablesBackend(Backend):
         return {_INPUT: _plan.removal(live)}
 
     def load(self, change: Change) -> None:
-        """One transaction: all of it or nothing."""
-        self._nft.load(change[_INPUT])
+        """One transaction, all of it or nothing; before it, chains that nothing leads to yet."""
+        if change.get(_FIRST):
+            self._nft.load(change[_FIRST])
+        try:
+            self._nft.load(change[_INPUT])
+        except HostError:
+            if change.get(_UNDO):
+                self._nft.load(change[_UNDO])
+            raise
 
 
 def compile_for(ruleset: Ruleset, live: Mapping[str, Listing]) -> Fence:

@@ -82,6 +82,32 @@ def without_elements(listing: Listing, maps: Sequence[str]) -> Listing:
     ]
 
 
+def kept_maps(now: Listing, then: Listing) -> Dict[str, Tuple[Dict[str, str], Dict[str, str]]]:
+    """Maps of owners that both listings of a table have, by name: the elements of each as key to verdict, as nft takes them.
+
+    Maps of ranges and addresses are not among them: nft 1.0.6 only loads their elements along with the map.
+    """
+    found = {}
+    before = {item["map"]["name"]: item["map"] for item in now if "map" in item}
+    for item in then:
+        wanted = item.get("map")
+        if wanted is None or "flags" in wanted or wanted["type"] == "cgroupsv2":
+            continue
+        had = before.get(wanted["name"])
+        if had is not None and {**had, "elem": None} == {**wanted, "elem": None}:
+            found[wanted["name"]] = (_verdicts(had), _verdicts(wanted))
+    return found
+
+
+def _verdicts(content: Mapping[str, Any]) -> Dict[str, str]:
+    found = {}
+    for key, verdict in content.get("elem", ()):
+        parts = key["concat"] if isinstance(key, dict) else [key]
+        ((kind, target),) = verdict.items()
+        found[" . ".join(map(str, parts))] = kind if target is None else f"{kind} {target['target']}"
+    return found
+
+
 def elements_of(listing: Listing, name: str) -> Dict[str, str]:
     """Key to verdict (``jump NAME``, ``accept``) of a verdict map; none where there is no such map."""
     found: Dict[str, str] = {}

@@ -8,7 +8,7 @@ Layout (nft 0.9.8 and newer take the same text, but for units, which need 0.9.9)
 - ``table inet portfence`` checks, at postrouting behind every source NAT: verdict maps lead from what the kernel knows
   of a packet's sender to the chain of the service (see _nft_table.py).
 - ``table ip portfence`` and ``table ip6 portfence`` assign ports: nft 0.9.8 refuses a NAT of ports alone in ``inet``.
-- Counters are never deleted while their service lives; chains and maps are refilled in one transaction.
+- Counters are never deleted while their service lives, nor are maps that lead from owners to chains (see _plan.py).
 """
 
 from __future__ import annotations
@@ -57,11 +57,13 @@ class Fence:
     """A compiled fence.
 
     :ivar tables: by family, each the text between its braces.
+    :ivar chains: text of the chains that others jump to, by family and name, in an order in which nft can read them.
     :ivar maps: specifications of the maps whose elements are in that text, by family and name.
     :ivar members: elements of the other maps of the table of the checks, which come and go with units.
     """
 
     tables: Mapping[str, str]
+    chains: Mapping[str, Mapping[str, str]]
     maps: Mapping[str, Mapping[str, str]]
     members: Tuple[Member, ...] = ()
 
@@ -120,6 +122,7 @@ def compile_fence(ruleset: Ruleset, *, nat: bool) -> Fence:
         tables.update({family: _nat_table(ruleset, family) for family in NAT_FAMILIES})
     return Fence(
         tables={family: table.text for family, table in tables.items()},
+        chains={family: {text.split()[1]: text for text in table.chains} for family, table in tables.items()},
         maps={family: dict(table.specs) for family, table in tables.items()},
         members=tuple(tables[CHECK_FAMILY].members),
     )

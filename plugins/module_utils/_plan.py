@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Sequence
 
 from ansible_collections.portfence.egress.plugins.module_utils._cgroups import UnitCgroup
@@ -16,6 +17,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._nft_listing impo
     elements_of,
     family_of,
     is_ours,
+    kept_maps,
     names_of,
     without_elements,
 )
@@ -57,9 +59,12 @@ def check_owner(live: Mapping[str, Listing]) -> None:
 def transaction(
     *, live: Mapping[str, Listing], wanted: Listing, fence: Fence, cgroups: Mapping[UnitCgroup, Sequence[str]]
 ) -> str:
-    """The one ``nft -f`` input that turns the live tables into the wanted ones.
+    """The ``nft -f`` input that turns the live tables into the wanted ones.
 
-    Counters and base chains that stay are never deleted, so no count is lost and no packet passes in between.
+    Counters and base chains that stay are never deleted, so no count is lost. Nor are maps of owners, in which only elements change
+    that differ: a packet that is on its way when the kernel goes over to the new generation runs through the old rules, and finds
+    what is in a map in the new generation (nft_do_chain and nft_genmask_cur in the kernel's net/netfilter). In a map that is deleted
+    along with the old rules it would find nothing, and pass. See :func:`preparation` as well.
 
     :param live: our tables as they are, by family.
     :param wanted: the kernel's own listing of the fence.
@@ -71,11 +76,16 @@ def transaction(
         now = live.get(family, [])
         then = family_of(wanted, family)
         known = [*names_of(now, "map"), *names_of(now, "set")]
+        kept = kept_maps(now, then)
         lines.extend(emptied(family, {name: spec for name, spec in fence.maps[family].items() if name not in known}))
-        # Maps are filled anew; nothing else stays of what somebody may have added. Maps can hold references to the rest.
+        for name, (had, wants) in kept.items():
+            gone = ", ".join(key for key, verdict in had.items() if wants.get(key) != verdict)
+            if gone:
+                lines.append(f"delete element {table} {name} {{ {gone} }}")
+        # Other maps are filled anew; nothing else stays of what somebody may have added. Maps can hold references to the rest.
         added = {kind for item in now for kind in item} - _KEPT
         for kind in sorted(added, key=lambda kind: (kind not in ("map", "set"), kind)):
-            lines.extend(f"delete {kind} {table} {name}" for name in names_of(now, kind))
+            lines.extend(f"delete {kind} {table} {name}" for name in names_of(now, kind) if kind != "map" or name not in kept)
         declared = _by_name(then, "chain")
         for name, chain in _by_name(now, "chain").items():
             if declared.get(name) != chain:
@@ -83,6 +93,45 @@ def transaction(
         counters = names_of(then, "counter")
         lines.extend(f"delete counter {table} {name}" for name in names_of(now, "counter") if name not in counters)
     return "\n".join([*lines, fence.body, *member_commands(fence, cgroups)])
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What has to be in the kernel before the transaction, and what takes it away again; both empty where nothing has to."""
+
+    add: str = ""
+    undo: str = ""
+
+
+def preparation(*, live: Mapping[str, Listing], wanted: Listing, fence: Fence) -> Preparation:
+    """New chains that owners come to who were led to others before.
+
+    The packet on its way, see :func:`transaction`, would find the new chain, and in it the rules of the old generation: none. So these
+    chains are there one generation earlier. Nothing leads to them until then.
+    """
+    add: List[str] = []
+    undo: List[str] = []
+    for family, chains in fence.chains.items():
+        now, then = live.get(family, []), family_of(wanted, family)
+        known = names_of(now, "chain")
+        moved = {
+            wants[key].partition(" ")[2]
+            for had, wants in kept_maps(now, then).values()
+            for key, verdict in had.items()
+            if wants.get(key, verdict) != verdict
+        }
+        if not moved - {"", *known}:
+            continue
+        counters = [name for name in names_of(then, "counter") if name not in names_of(now, "counter")]
+        # Those that look into a map lead to the others, and are not led to by owners.
+        new = {name: text for name, text in chains.items() if name not in known and "@" not in text}
+        table = f"{family} {TABLE}"
+        body = "".join([*(f"\tcounter {name} {{ packets 0 bytes 0 }}\n" for name in counters), *new.values()])
+        add.append(f"table {table} {{\n{body}}}\n")
+        undo.extend(f"flush chain {table} {name}\n" for name in new)
+        undo.extend(f"delete chain {table} {name}\n" for name in new)
+        undo.extend(f"delete counter {table} {name}\n" for name in counters)
+    return Preparation("".join(add), "".join(undo))
 
 
 def member_commands(fence: Fence, cgroups: Mapping[UnitCgroup, Sequence[str]]) -> List[str]:

@@ -16,6 +16,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from lab import Lab
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--update-attacks`` writes the table of docs/threat-model.md as it was seen."""
+    parser.addoption("--update-attacks", action="store_true", help="rewrite the table of attempts in docs/threat-model.md")
+
+
 @pytest.fixture(name="lab")
 def fixture_lab() -> Iterator[Lab]:
     """A throwaway host; it is gone after the test."""

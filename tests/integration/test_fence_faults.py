@@ -13,6 +13,7 @@ import time
 from typing import Any, Dict, List
 
 import pytest
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing, parse_listing
 from lab import Lab
 
 MYAPP = {"name": "myapp", "source_ports": "50000-50999"}
@@ -25,8 +26,9 @@ def fixture_host(lab: Lab) -> Lab:
     return lab
 
 
-def rules(lab: Lab) -> str:
-    return lab.run(["nft", "-s", "list", "ruleset"]).out
+def rules(lab: Lab) -> Listing:
+    """What the kernel has, but for counts and the order in which objects were made."""
+    return parse_listing(lab.run(["nft", "-j", "list", "ruleset"]).out)
 
 
 def refusal(lab: Lab, *services: Dict[str, Any], **params: Any) -> str:
@@ -147,6 +149,19 @@ def test_kernel_refuses_at_the_last_moment(host: Lab) -> None:
     assert rules(host) == before
     assert host.run(["ls", "/etc/portfence"]).out.split() == ["fence.nft", "previous.json", "services.d"]
     assert not host.module("fence", services=[MYAPP])["changed"]
+
+
+def test_kernel_refuses_when_new_chains_are_there_already(host: Lab) -> None:
+    """What was prepared for a change that then fails is taken away again."""
+    host.module("fence", services=[MYAPP])
+    before = rules(host)
+    fails = 'data=$(cat); case "$data" in *"delete element"*) echo no >&2; exit 1;; esac; printf "%s\\n" "$data" | exec /run/nft -f -'
+    fake_nft(host, f'#!/bin/sh\ntest "$*" = "-f -" || exec /run/nft "$@"\n{fails}\n')
+    result = host.module("fence", services=[{**MYAPP, "name": "renamed", "user": "myapp"}], purge=True)
+    remove_fake(host)
+    assert result["failed"] and "-f - failed with status 1: no" in result["msg"]
+    assert rules(host) == before
+    assert host.module("fence", services=[{**MYAPP, "name": "renamed", "user": "myapp"}], purge=True)["changed"]
 
 
 @pytest.mark.parametrize("family", ["inet", "ip", "ip6"])

@@ -11,6 +11,7 @@ import re
 from typing import Any, Dict, List
 
 import pytest
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing, parse_listing
 from lab import Lab
 
 MYAPP = {"name": "myapp", "source_ports": "50000-50999"}
@@ -44,9 +45,9 @@ def state(lab: Lab) -> List[str]:
     return [lab.run(["nft", "list", "ruleset"]).out, lab.run(["sh", "-c", FILES]).out]
 
 
-def rules(lab: Lab) -> str:
-    """Our tables without counts; the kernel lists tables in the order in which they were made."""
-    return "".join(lab.run(["nft", "-s", "list", "table", family, "portfence"]).out for family in ("inet", "ip", "ip6"))
+def rules(lab: Lab) -> Listing:
+    """Our tables, but for counts and the order in which objects were made."""
+    return parse_listing(lab.run(["nft", "-j", "list", "ruleset"]).out)
 
 
 def is_fenced(lab: Lab) -> bool:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Dict, List, Optional
 
 import pytest
@@ -16,7 +17,9 @@ from ansible_collections.portfence.egress.plugins.module_utils._policy import pa
 from ansible_collections.portfence.egress.plugins.module_utils._service import Declared
 
 SPEC = "type inet_service : verdict; flags interval;"
-FENCE = Fence(tables={"inet": "\tchain c {\n\t}\n"}, maps={"inet": {"m": SPEC}})
+FENCE = Fence(tables={"inet": "\tchain c {\n\t}\n"}, chains={"inet": {}}, maps={"inet": {"m": SPEC}})
+
+RANGES = {"map": {"name": "m", "type": "inet_service", "flags": ["interval"]}}
 
 
 def declared(*names: str, source: str = "given", state: str = "present") -> List[Declared]:
@@ -87,14 +90,44 @@ def test_the_first_load() -> None:
 
 def test_what_stays_is_not_deleted() -> None:
     """A counter keeps its count; a base chain that were deleted would let packets through in between."""
-    now = table(chain("old"), chain("c"), chain("base", 110), {"counter": {"name": "violations_a"}}, {"map": {"name": "m"}})
-    then = table(chain("c"), chain("base", 110), {"counter": {"name": "violations_a"}}, {"map": {"name": "m"}})
+    now = table(chain("old"), chain("c"), chain("base", 110), {"counter": {"name": "violations_a"}}, RANGES)
+    then = table(chain("c"), chain("base", 110), {"counter": {"name": "violations_a"}}, RANGES)
     assert commands(_plan.transaction(live={"inet": now}, wanted=then, fence=FENCE, cgroups={})) == [
         "add table inet portfence",
         "flush table inet portfence",
         "delete map inet portfence m",
         "delete chain inet portfence old",
     ]
+
+
+def owners(**chains: str) -> Dict[str, Any]:
+    """A map of accounts as nft lists it: u1="check_a" leads UID 1 to check_a."""
+    elements = [[{"concat": ["tcp", int(name[1:])]}, {"goto": {"target": target}}] for name, target in chains.items()]
+    return {"map": {"name": "uids", "type": ["inet_proto", "uid"], "elem": elements}}
+
+
+def test_elements_of_owners_that_stay_are_not_touched() -> None:
+    now = table(chain("a"), chain("b"), owners(u1="a", u2="b", u3="a"))
+    then = table(chain("a"), chain("b"), owners(u1="a", u3="b", u4="b"))
+    assert commands(_plan.transaction(live={"inet": now}, wanted=then, fence=FENCE, cgroups={}))[2:] == [
+        "flush table inet portfence",
+        "delete map inet portfence m",
+        "delete element inet portfence uids { tcp . 2, tcp . 3 }",
+    ]
+    assert _plan.preparation(live={"inet": now}, wanted=then, fence=FENCE) == _plan.Preparation()
+
+
+def test_a_new_chain_is_there_before_owners_are_led_to_it() -> None:
+    fence = replace(FENCE, chains={"inet": {"a": "A\n", "b": "B\n", "looks_up": "vmap @uids\n"}})
+    now = table(chain("a"), owners(u1="a", u2="a"))
+    then = table(chain("a"), chain("b"), chain("looks_up"), {"counter": {"name": "violations_b"}}, owners(u1="a", u2="b"))
+    assert _plan.preparation(live={"inet": now}, wanted=then, fence=fence) == _plan.Preparation(
+        "table inet portfence {\n\tcounter violations_b { packets 0 bytes 0 }\nB\n}\n",
+        "flush chain inet portfence b\ndelete chain inet portfence b\ndelete counter inet portfence violations_b\n",
+    )
+    # Somebody who was not fenced may come to a new chain in the same step.
+    assert _plan.preparation(live={"inet": table(chain("a"), owners(u1="a"))}, wanted=then, fence=fence) == _plan.Preparation()
+    assert _plan.preparation(live={}, wanted=then, fence=fence) == _plan.Preparation()
 
 
 def test_a_map_is_known_before_its_table_is_flushed() -> None:
@@ -120,7 +153,7 @@ def test_what_somebody_added_goes() -> None:
         {"limit": {"name": "l"}},
         {"ct helper": {"name": "h"}},
         {"counter": {"name": "extra"}},
-        {"map": {"name": "m"}},
+        RANGES,
         {"set": {"name": "s"}},
         {"rule": {"chain": "c", "expr": []}},
     )

@@ -1,0 +1,78 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs in a lab, for test_no_gap.py.
+
+no_gap.py apply COUNT   gives the host policies of standard input (a list of lists of services), one after the other, COUNT times.
+no_gap.py press STOP    as the account that calls it, opens connections and sends datagrams to outside until the file STOP is there.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import socket
+import sys
+from typing import Tuple
+
+PEER = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8:0:1::1"}
+# Ports that no policy of the test allows.
+OUTSIDE = range(40000, 45000)
+# A port whose last connection to the peer is not over yet can't be used again.
+_NO = (errno.EPERM, errno.ECONNREFUSED, errno.EADDRNOTAVAIL)
+
+
+def apply(count: int) -> None:
+    """Every policy that comes is another than the one in force."""
+    from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Request
+    from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+    from ansible_collections.portfence.egress.plugins.module_utils._names import lookup_on
+    from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
+
+    policies = json.load(sys.stdin)
+    for number, services in zip(range(count), itertools.cycle(policies)):
+        fence = FenceOfHost(host=Host(), lookup=lookup_on(Host()), admin_uids={})
+        outcome = fence.apply(Request(services=parse_list(services), purge=True), check_mode=False, diff=False)
+        assert outcome.changes, f"change {number} changed nothing"
+    print(count)
+
+
+def press(stop: str) -> None:
+    """Prints how often it tried, and how often the kernel said no at once."""
+    tried = refused = 0
+    for port in itertools.cycle(OUTSIDE):
+        for family in PEER:
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                tried += 1
+                refused += _try(family, kind, port)
+        if port % 50 == 0 and os.path.exists(stop):
+            break
+    print(json.dumps({"tried": tried, "refused": refused}))
+
+
+def _try(family: socket.AddressFamily, kind: socket.SocketKind, port: int) -> int:
+    with socket.socket(family, kind) as sock:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", port))
+        where: Tuple[str, int] = (PEER[family], 7000)
+        try:
+            sock.connect(where)
+            if kind == socket.SOCK_DGRAM:
+                sock.send(b"anybody there?")
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno not in _NO:
+                raise
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "apply":
+        apply(int(sys.argv[2]))
+    else:
+        press(sys.argv[2])
