@@ -72,7 +72,7 @@ def test_every_mistake_is_told() -> None:
         "a": {**nat, "egress_policy": [MYAPP]},
         "b": {**nat, "egress_policy": [{"name": "other", "source_ports": "50999-51000", "protocols": ["tcp"]}]},
         "c": {"egress_policy": [MYAPP]},
-        "d": {"egress_addresses": ["10.0.0.300"], "egress_policy": []},
+        "d": {"egress_addresses": ["10.0.0.300"], "egress_policy": [{"name": "gone", "state": "absent"}]},
         "e": {"egress_addresses": ["192.0.2.0/30"], "egress_policy": [{"name": "wide", "source_ports": 50000, "protocols": ["udp"]}]},
         "f": {},
     }
