@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any, Callable, Dict, List, Mapping
 
 from ansible.errors import AnsibleFilterError
@@ -25,7 +26,8 @@ description:
   - Takes the variables of all hosts, and an address and a port as a log shows them. Gives the services that have the port, or had
     it at a time, with their host, and since when.
   - A host has the address in C(ansible_host) or that of its name in the inventory, where these are addresses, and is seen under those
-    of its variable C(egress_addresses), which hosts behind one NAT have in common. Names are not resolved.
+    of its variable C(egress_addresses), which hosts behind one NAT have in common. Names are not resolved. A service that is forwarded
+    without masquerade is seen under its own addresses, and under no others.
   - Ranges that were handed out come from the file of allocated ports, which knows the past, renamed hosts and hosts that are not
     in the inventory any more among it. Ports that are written by hand come from the policies, as they are now.
 options:
@@ -43,7 +45,7 @@ options:
   time:
     description:
       - When it was, a day or a time in ISO 8601, in UTC where it has no zone. The file knows days; on the day of a change both
-        owners are given.
+        owners are given. It must not be still to come.
       - Defaults to now.
     type: str
   lock_file:
@@ -91,7 +93,8 @@ _value:
         - Services that have the port, or had it then. An empty list means that the port is nobody's.
         - Each has C(service), C(host) (its name then; empty where it may be several), C(hosts) (the names in the inventory now, of all
           hosts that it may be), C(nat_domain), C(ports), C(since), C(until), C(allocated)
-          and C(certain), which is false where it may be several hosts, or where nothing says which hosts had the service then.
+          and C(certain), which is false where it may be several hosts, where nothing says which hosts had the service then, or whether the
+          host of now is that of then.
       type: list
       elements: dict
     text:
@@ -110,7 +113,7 @@ def identify(
         raise AnsibleFilterError(f"portfence.egress.identify takes hostvars, found {shown(hosts)}")
     problems: List[Problem] = []
     try:
-        question = read_question(address=address, port=port, time=time, problems=problems)
+        question = read_question(address=address, port=port, time=time, now=datetime.now(timezone.utc), problems=problems)
         if question is None:
             raise InputError(what="the question", problems=problems)
         found = places(hosts, question.address)
@@ -121,7 +124,7 @@ def identify(
     return {
         "question": str(question),
         "day": question.day.isoformat() if question.day else None,
-        "hosts": [host.name for host in found.seen],
+        "hosts": [place.host.name for place in found.seen],
         "matches": [match.to_dict() for match in matches],
         "text": [str(match) for match in matches],
     }

@@ -11,6 +11,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.portfence.egress.plugins.module_utils._edge import UNKNOWN, formats
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, shown
 from ansible_collections.portfence.egress.plugins.module_utils._identity import parse, to_csv, to_json
+from ansible_collections.portfence.egress.plugins.module_utils._suricata import files as suricata_files
 
 DOCUMENTATION = r"""
 name: identity_files
@@ -20,7 +21,7 @@ author:
   - PortFence contributors (@portfence)
 description:
   - Writes the identity map as C(identity.json) and C(identity.csv), as rules of a gateway for nftables (C(edge.nft)) and iptables (C(edge.rules.v4),
-    C(edge.rules.v6)), and for Suricata as variables (C(suricata-variables.yaml)) and rules (C(suricata.rules)).
+    C(edge.rules.v6)), and for Suricata as variables (C(suricata-addresses.yaml), C(suricata-ports.yaml)) and rules (C(suricata.rules)).
 options:
   _input:
     description: The identity map, as the filter P(portfence.egress.identities#filter) gives it.
@@ -58,7 +59,7 @@ def identity_files(entries: Any, unknown: str = "log") -> Dict[str, str]:
         found = parse(entries)
     except InputError as error:
         raise AnsibleFilterError(str(error)) from error
-    return {"identity.json": to_json(found), "identity.csv": to_csv(found), **dict(formats(found, unknown=unknown))}
+    return {"identity.json": to_json(found), "identity.csv": to_csv(found), **dict(formats(found, unknown=unknown)), **dict(suricata_files(found))}
 
 
 class FilterModule:

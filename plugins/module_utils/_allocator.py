@@ -34,12 +34,16 @@ class Key(NamedTuple):
 
 
 class Holding(NamedTuple):
-    """A range, its owner, since when, and until when it was the owner's; None while it still is. Sorts as the file does."""
+    """A range, its owner, since when, and until when it was the owner's; None while it still is. Sorts as the file does.
+
+    :ivar renamed: the name under which the host went on with it; empty where it gave the range back.
+    """
 
     key: Key
     ports: PortRange
     since: date
     until: Optional[date] = None
+    renamed: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,12 @@ def rename(holdings: Sequence[Holding], *, renames: Mapping[str, str], today: da
     taken: List[Holding] = []
     released: List[Holding] = []
     for holding in holdings:
-        new = renames.get(holding.key.host, holding.key.host) if holding.until is None else holding.key.host
+        if holding.until is not None:
+            # Renamed twice on one day: the name in between was nobody's.
+            again = renames.get(holding.renamed) if holding.until == today else None
+            result.append(holding._replace(renamed=again) if again else holding)
+            continue
+        new = renames.get(holding.key.host, holding.key.host)
         if new == holding.key.host:
             result.append(holding)
             continue
@@ -120,7 +129,7 @@ def rename(holdings: Sequence[Holding], *, renames: Mapping[str, str], today: da
         taken.append(moved if holding.since == today else moved._replace(since=today))
         result.append(taken[-1])
         if holding.since != today:
-            released.append(holding._replace(until=today))
+            released.append(holding._replace(until=today, renamed=new))
             result.append(released[-1])
     return Outcome(tuple(sorted(_joined(result), key=order)), taken=tuple(taken), released=tuple(released))
 

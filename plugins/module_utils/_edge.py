@@ -1,7 +1,7 @@
 # Copyright (c) 2026, PortFence contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The identity map → rules for others: an edge gateway with nftables or iptables, Suricata. Pure.
+"""The identity map → rules for others: an edge gateway with nftables or iptables. Pure.
 
 A gateway looks at the packet that opens a connection. One from the address of a fenced host is let pass when its source
 port belongs to a service; any other is unknown. Traffic of others is left alone.
@@ -10,10 +10,9 @@ port belongs to a service; any other is unknown. Traffic of others is left alone
 from __future__ import annotations
 
 import re
-import zlib
-from typing import Dict, List, Sequence, Set, Tuple
+from typing import List, Sequence, Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils._addresses import is_ipv6
+from ansible_collections.portfence.egress.plugins.module_utils._addresses import is_ipv6, overlapping
 from ansible_collections.portfence.egress.plugins.module_utils._identity import Identity
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import MARKER
 
@@ -22,16 +21,13 @@ UNKNOWN = ("log", "drop")
 CHAIN = "PORTFENCE-EDGE"
 # Just before the usual filter chains, which decide about what is let pass here.
 PRIORITY = -5
-# The first of the numbers that are left to local rules ("Rule Management" of Suricata's documentation: 1,000,000 to 1,999,999).
-FIRST_SID = 1_500_000
-_SIDS = 400_000
 
 # Connection tracking takes a connection for new that was open before it began to look, so TCP is judged by its flags.
 _LEFT_ALONE = ("tcp flags & (fin | syn | rst | ack) != syn accept", "meta l4proto != tcp ct state != new accept")
 _FAMILIES = (("ip", "ipv4_addr", 4), ("ip6", "ipv6_addr", 6))
 # NFTNL_UDATA_COMMENT_MAXLEN and XT_MAX_COMMENT_LEN leave room for these bytes.
 _COMMENT_BYTES = 120
-_HEADER = "# Which service is behind a source port. Written by the Ansible collection portfence.egress. Changes are overwritten.\n"
+HEADER = "# Which service is behind a source port. Written by the Ansible collection portfence.egress. Changes are overwritten.\n"
 
 
 def nftables(entries: Sequence[Identity], *, unknown: str) -> str:
@@ -70,14 +66,14 @@ def nftables(entries: Sequence[Identity], *, unknown: str) -> str:
 
 def nftables_file(entries: Sequence[Identity], *, unknown: str) -> str:
     """The same as a file for ``nft -f``, whatever was there of it before."""
-    return f"{_HEADER}add table inet {TABLE}\ndelete table inet {TABLE}\n{nftables(entries, unknown=unknown)}"
+    return f"{HEADER}add table inet {TABLE}\ndelete table inet {TABLE}\n{nftables(entries, unknown=unknown)}"
 
 
 def iptables(entries: Sequence[Identity], *, unknown: str, version: int) -> str:
     """The input of ``iptables-restore --noflush`` (4) or ``ip6tables-restore --noflush`` (6): a chain, to be jumped to from FORWARD."""
     own = [entry for entry in entries if is_ipv6(entry.address) == (version == 6)]
     jump = f"{'iptables' if version == 4 else 'ip6tables'} -I FORWARD 1 -j {CHAIN}"
-    lines = [f"{_HEADER}# Once, unless the jump is there already: {jump}", "*filter", f":{CHAIN} - [0:0]"]
+    lines = [f"{HEADER}# Once, unless the jump is there already: {jump}", "*filter", f":{CHAIN} - [0:0]"]
     lines.append(f"-A {CHAIN} -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -j RETURN")
     lines.append(f"-A {CHAIN} ! -p tcp -m conntrack ! --ctstate NEW -j RETURN")
     lines.extend(
@@ -85,59 +81,13 @@ def iptables(entries: Sequence[Identity], *, unknown: str, version: int) -> str:
         f' -m comment --comment "{_comment(entry)}" -j RETURN'
         for entry in own
     )
-    for source in _sources(own):
+    for source in _outermost(own):
         for protocol in sorted({entry.protocol for entry in own}):
             match = f"-A {CHAIN} -s {source} -p {protocol}"
             lines.append(f'{match} -m limit --limit 10/second -j LOG --log-prefix "portfence unknown: "')
             if unknown == "drop":
                 lines.append(f"{match} -j DROP")
     return "\n".join([*lines, "COMMIT", ""])
-
-
-def suricata_variables(entries: Sequence[Identity]) -> str:
-    """Variables for suricata.yaml, to be included there: addresses and ports of each service, and of all."""
-    hosts = {"PORTFENCE_HOSTS": _sources(entries)}
-    ports: Dict[str, List[str]] = {}
-    for name in sorted({entry.service for entry in entries}):
-        own = [entry for entry in entries if entry.service == name]
-        hosts[_variable(name, "HOSTS")] = _sources(own)
-        ports[_variable(name, "PORTS")] = sorted({str(entry.part).replace("-", ":") for entry in own})
-    lines = ["%YAML 1.1", "---", _HEADER.rstrip(), "vars:", "  address-groups:"]
-    lines.extend(f'    {name}: "[{",".join(values)}]"' for name, values in hosts.items())
-    lines.append("  port-groups:")
-    lines.extend(f'    {name}: "[{",".join(values)}]"' for name, values in ports.items())
-    return "\n".join([*lines, ""])
-
-
-def suricata_rules(entries: Sequence[Identity]) -> str:
-    """Rules: a flowbit for the flows of each service, and an alert for flows of fenced hosts that are no service's."""
-    lines = [_HEADER.rstrip()]
-    taken: Set[int] = set()
-    for protocol in sorted({entry.protocol for entry in entries} & {"tcp", "udp", "sctp"}):
-        for name in sorted({entry.service for entry in entries if entry.protocol == protocol}):
-            sid = _sid(f"{protocol} {name}", taken)
-            lines.append(
-                f"alert {protocol} ${_variable(name, 'HOSTS')} ${_variable(name, 'PORTS')} -> any any"
-                f' (msg:"portfence service {name}"; flow:to_server; flowbits:set,portfence.{name}; noalert; sid:{sid}; rev:1;)'
-            )
-        for source in _sources(entries):
-            # No service of this address has any other port.
-            known = sorted({str(entry.part).replace("-", ":") for entry in entries if entry.address == source and entry.protocol == protocol})
-            sid = _sid(f"{protocol} {source}", taken)
-            lines.append(
-                f"alert {protocol} {source} {'![' + ','.join(known) + ']' if known else 'any'} -> any any"
-                f' (msg:"portfence unknown source port of {source}"; flow:to_server; sid:{sid}; rev:1;)'
-            )
-    return "\n".join([*lines, ""])
-
-
-def _sid(text: str, taken: Set[int]) -> int:
-    """A number that a rule keeps when others come and go, unless two of them meet."""
-    number = zlib.crc32(text.encode()) % _SIDS
-    while number in taken:
-        number = (number + 1) % _SIDS
-    taken.add(number)
-    return FIRST_SID + number
 
 
 def _elements(kind: str, name: str, spec: str, elements: Sequence[str]) -> List[str]:
@@ -150,16 +100,16 @@ def _sources(entries: Sequence[Identity]) -> List[str]:
     return list(dict.fromkeys(entry.address for entry in entries))
 
 
+def _outermost(entries: Sequence[Identity]) -> List[str]:
+    """The addresses without networks that lie in another one: a packet is unknown once."""
+    sources = _sources(entries)
+    inner = {network for (network, _same), _outer in overlapping([(source, source) for source in sources])}
+    return [source for source in sources if source not in inner]
+
+
 def _comment(entry: Identity) -> str:
     """Service and hosts for people; whatever could end a comment is left out."""
     return re.sub(r"[^A-Za-z0-9_.,:@+-]+", " ", f"{entry.service} {','.join(entry.hosts)}")[:_COMMENT_BYTES].strip()
-
-
-def _variable(service: str, kind: str) -> str:
-    """A name of a variable; services whose names look alike in capitals are told apart by a checksum."""
-    plain = re.sub(r"[^A-Z0-9_]", "_", service.upper())
-    mark = "" if re.fullmatch(r"[a-z0-9]+", service) else f"_{zlib.crc32(service.encode()):08x}".upper()
-    return f"PORTFENCE_{plain}{mark}_{kind}"
 
 
 def formats(entries: Sequence[Identity], *, unknown: str) -> Tuple[Tuple[str, str], ...]:
@@ -168,6 +118,4 @@ def formats(entries: Sequence[Identity], *, unknown: str) -> Tuple[Tuple[str, st
         ("edge.nft", nftables_file(entries, unknown=unknown)),
         ("edge.rules.v4", iptables(entries, unknown=unknown, version=4)),
         ("edge.rules.v6", iptables(entries, unknown=unknown, version=6)),
-        ("suricata-variables.yaml", suricata_variables(entries)),
-        ("suricata.rules", suricata_rules(entries)),
     )

@@ -18,7 +18,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._csv import to_cs
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange, PortSet
-from ansible_collections.portfence.egress.plugins.module_utils._service import NAME, PROTOCOLS
+from ansible_collections.portfence.egress.plugins.module_utils._service import NAME, PROTOCOLS, Service
 
 _COLUMNS = ("address", "protocol", "first_port", "last_port", "service", "hosts")
 
@@ -63,8 +63,7 @@ def identities(hosts: Mapping[str, Mapping[str, Any]]) -> Tuple[Identity, ...]:
         for service in (item.service for item in declared):
             if service.state != "present":
                 continue
-            # What is forwarded without masquerade keeps the address that it has.
-            addresses = service.addresses if service.addresses and not service.masquerade else own
+            addresses = seen_under(service, own)
             if not addresses:
                 problems.append(
                     Problem(
@@ -83,6 +82,14 @@ def identities(hosts: Mapping[str, Mapping[str, Any]]) -> Tuple[Identity, ...]:
     if problems:
         raise InputError(what="the identity map", problems=problems)
     return tuple(entries)
+
+
+def seen_under(service: Service, own: Sequence[str]) -> Tuple[str, ...]:
+    """The networks whose addresses the packets of a service bear: what is forwarded without masquerade keeps the address that it has.
+
+    :param own: those under which the host is seen.
+    """
+    return service.addresses if service.addresses and not service.masquerade else tuple(own)
 
 
 def _addresses(host: str, given: Any, problems: List[Problem]) -> Tuple[str, ...]:

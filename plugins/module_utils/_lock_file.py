@@ -25,7 +25,7 @@ COMMAND = "ansible-playbook portfence.egress.allocate -i INVENTORY"
 
 _HEAD = """\
 # Source ports that portfence.egress.allocate handed out: which range belongs to which service, and of which host, since when.
-# A range with "until" was given back on that day. Keep this file in git, and leave changes to that playbook.
+# A range with "until" was given back on that day, or went on under the host's new name ("renamed"). Keep this file in git, and leave changes to that playbook.
 ---
 format: 1
 serial: {serial}
@@ -35,9 +35,12 @@ _WORD = r'(?:[A-Za-z][A-Za-z0-9_.-]*|"(?:[^"\\\x00-\x1f]|\\.)*")'
 _DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _LINE = re.compile(
     rf"  - \{{(?:domain: ({_WORD}), host: ({_WORD}), )?service: ({_WORD}), ports: ([0-9]{{1,5}}(?:-[0-9]{{1,5}})?),"
-    rf" since: ({_DAY})(?:, until: ({_DAY}))?\}}\Z"
+    rf" since: ({_DAY})(?:, until: ({_DAY})(?:, renamed: ({_WORD}))?)?\}}\Z"
 )
-_SHAPE = "- {domain: NAME, host: NAME, service: NAME, ports: 16384-16895, since: 2026-01-31, until: 2026-02-28}, without domain and host or until"
+_SHAPE = (
+    "- {domain: NAME, host: NAME, service: NAME, ports: 16384-16895, since: 2026-01-31, until: 2026-02-28, renamed: NAME},"
+    " without domain and host, renamed, or until"
+)
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*\Z")
 # What YAML 1.1 takes for something else than text.
 _RESERVED = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
@@ -68,6 +71,7 @@ def _line(holding: Holding) -> str:
     key = holding.key
     owner = f"{_prefix(key.domain, key.host) if key.domain else _START}service: {word(key.service)}"
     until = f", until: {holding.until.isoformat()}" if holding.until else ""
+    until += f", renamed: {word(holding.renamed)}" if holding.renamed else ""
     return f"{owner}, ports: {holding.ports}, since: {holding.since.isoformat()}{until}}}\n"
 
 
@@ -117,11 +121,13 @@ def _read(line: str) -> Holding:
     match = _LINE.match(line)
     if match is None:
         raise ValueError(f"found {shown(line)}; accepted: {_SHAPE}{_hint(line)}")
-    domain, host, service, ports, since, until = match.groups()
-    for name in (domain, host, service):
+    domain, host, service, ports, since, until, renamed = match.groups()
+    for name in (domain, host, service, renamed):
         # The lines of a host are found by how its name is written.
         if name and name != word(_text(name)):
             raise ValueError(f"found {name}; accepted: {word(_text(name))}")
+    if renamed and not host:
+        raise ValueError(f"found renamed: {renamed} of a service; accepted: the new name of a host, behind its own")
     try:
         part = PortRange.parse(ports)
     except PortSyntaxError as error:
@@ -132,7 +138,7 @@ def _read(line: str) -> Holding:
         raise ValueError(f"found the day {since}{f' or {until}' if until else ''}; {error}") from error
     if last is not None and last < first:
         raise ValueError(f"found until: {until} and since: {since}; accepted: a day of return that is not before the day on which it was handed out")
-    return Holding(Key(_text(domain), _text(host), _text(service)), part, first, last)
+    return Holding(Key(_text(domain), _text(host), _text(service)), part, first, last, _text(renamed))
 
 
 def _text(found: Optional[str]) -> str:

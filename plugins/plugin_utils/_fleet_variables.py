@@ -31,6 +31,7 @@ class Fleet:
     def __init__(self, hostvars: Any) -> None:
         self._hostvars = hostvars
         self._plain: Dict[int, bool] = {}
+        self._forwarding: Dict[int, bool] = {}
         self._by_object: Dict[Tuple[Any, ...], Policy] = {}
         self._by_content: Dict[Tuple[str, str], Policy] = {}
         # Keeps objects alive whose id is a key.
@@ -77,6 +78,19 @@ class Fleet:
             self._by_object[at] = policy
             self._kept.extend(values.raw[name] for name in names)
         return policy
+
+    def forwards(self, raw: Mapping[str, Any]) -> bool:
+        """Whether a host with these variables may have a service that is forwarded as it is; only its policy says so for certain."""
+        return any(self._keeps_addresses(raw[key]) for key in raw if key.startswith("egress_services") and VARIABLE.match(key))
+
+    def _keeps_addresses(self, services: Any) -> bool:
+        known = self._forwarding.get(id(services))
+        if known is None:
+            values = services.values() if isinstance(services, Mapping) else [services]
+            known = any("masquerade" in value if isinstance(value, Mapping) else not self.plain(value) for value in values)
+            self._forwarding[id(services)] = known
+            self._kept.append(services)
+        return known
 
     def plain(self, value: Any) -> bool:
         """Whether a value is what it stands for, without a template in it."""

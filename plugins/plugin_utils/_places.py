@@ -11,11 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import ip_address
 from types import SimpleNamespace
-from typing import Any, Dict, FrozenSet, List, Mapping, Set, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Set, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
-from ansible_collections.portfence.egress.plugins.module_utils._fleet import HostPolicy
-from ansible_collections.portfence.egress.plugins.module_utils._identify import Address, holds_address, plain
+from ansible_collections.portfence.egress.plugins.module_utils._identify import Address, Place, holds, networks, plain
 from ansible_collections.portfence.egress.plugins.module_utils._pools import read_name
 from ansible_collections.portfence.egress.plugins.plugin_utils._fleet_variables import Fleet
 
@@ -24,7 +23,7 @@ from ansible_collections.portfence.egress.plugins.plugin_utils._fleet_variables 
 class Places:
     """Hosts that have an address or are seen under it, NAT domains that are, and all names by NAT domain and id."""
 
-    seen: List[HostPolicy]
+    seen: List[Place]
     domains: FrozenSet[str]
     names: Dict[Tuple[str, str], str]
 
@@ -50,33 +49,40 @@ def places(hosts: Mapping[str, Any], address: Address) -> Places:
     hostvars = hosts if hasattr(hosts, "raw_get") else _Plain(hosts)
     fleet = Fleet(hostvars)
     problems: List[Problem] = []
-    seen: List[str] = []
+    own: Dict[str, Tuple[str, ...]] = {}
+    inside: Set[str] = set()
     domains: Set[str] = set()
     names: Dict[Tuple[str, str], str] = {}
     for host in hosts:
         raw = hostvars.raw_get(host)
-        own: List[Problem] = []
+        found: List[Problem] = []
 
         def value(name: str) -> Any:
             # A template that fails ends the filter: Ansible then says where the value stands.
             plainly = name not in raw or fleet.plain(raw[name])
             return raw.get(name) if plainly else hostvars[host][name]
 
-        domain = read_name("egress_nat_domain", value("egress_nat_domain"), own)
-        names[domain, read_name("egress_host_id", value("egress_host_id"), own) or host] = host
+        domain = read_name("egress_nat_domain", value("egress_nat_domain"), found)
+        names[domain, read_name("egress_host_id", value("egress_host_id"), found) or host] = host
         given = value("egress_addresses")
-        outside = given is not None and holds_address("egress_addresses", given, address, own)
-        if outside or address in (_address(host), _address(value("ansible_host"))):
-            seen.append(host)
-        if outside and domain:
+        outside = () if given is None else networks("egress_addresses", given, found)
+        addresses = [item for item in (_address(host), _address(value("ansible_host"))) if item is not None]
+        if address in addresses:
+            inside.add(host)
+        at_the_nat = holds(outside, address)
+        if at_the_nat and domain:
             domains.add(domain)
-        problems.extend(Problem(f"{host}: {problem.path}", problem.message) for problem in own)
+        if at_the_nat or host in inside or fleet.forwards(raw):
+            own[host] = (*outside, *map(str, addresses))
+        problems.extend(Problem(f"{host}: {problem.path}", problem.message) for problem in found)
     if problems:
         raise InputError(what="the inventory", problems=problems)
-    return Places(fleet.read(seen), frozenset(domains), names)
+    policies = fleet.read(list(own))
+    seen = [Place(policy, own[policy.name], policy.name in inside) for policy in policies]
+    return Places([place for place in seen if place.shows(address)], frozenset(domains), names)
 
 
-def _address(value: Any) -> Any:
+def _address(value: Any) -> Optional[Address]:
     try:
         return plain(ip_address(value)) if isinstance(value, str) else None
     except ValueError:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Dict, List
 
 import pytest
@@ -158,6 +159,43 @@ def test_exported_files_do_the_same(gateway: Lab, kind: str) -> None:
         assert not passes(gateway, protocol, family, UNKNOWN)
 
 
+NESTED = [
+    {"address": address, "protocol": protocol, "source_ports": ports, "service": service, "hosts": ["web1"]}
+    for family in (["10.20.0.0/16", "10.20.0.0/24", "10.20.0.2/32"], ["fd20::/32", "fd20::/64", "fd20::2/128"])
+    for address, ports, service in zip(family, ("52000-52999", "51000", "50000-50999"), ("wide", "b.x", "myapp"))
+    for protocol in ("tcp", "udp")
+]
+
+
+@pytest.mark.parametrize("kind", ["module", "nft", "iptables"])
+def test_networks_in_each_other(gateway: Lab, kind: str) -> None:
+    """An address has the ports of all networks around it, and is unknown once."""
+    files = identity_files(NESTED, unknown="log")
+    if kind == "module":
+        edge(gateway, identities=NESTED)
+        assert not edge(gateway, identities=NESTED)["changed"]
+    elif kind == "nft":
+        gateway.nft(files["edge.nft"])
+    else:
+        for program, version in (("iptables", 4), ("ip6tables", 6)):
+            gateway.run([f"{program}-restore", "--noflush"], data=files[f"edge.rules.v{version}"])
+            gateway.run([program, "-I", "FORWARD", "1", "-j", "PORTFENCE-EDGE"])
+
+    def unknown() -> int:
+        if kind != "iptables":
+            return counted(gateway, "unknown")
+        listed = "".join(gateway.run([program, "-S", "PORTFENCE-EDGE", "-v"]).out for program in ("iptables", "ip6tables"))
+        return sum(int(packets) for packets in re.findall(r"-c (\d+) \d+ -j LOG", listed))
+
+    for protocol, family in WAYS:
+        for port in (KNOWN, OTHER, 52000):
+            assert passes(gateway, protocol, family, port)
+        assert not unknown()
+    for number, (protocol, family) in enumerate(WAYS, 1):
+        assert passes(gateway, protocol, family, UNKNOWN)
+        assert unknown() == number
+
+
 def test_the_playbooks(gateway: Lab) -> None:
     control = Control(gateway)
     policy = {"egress_services": {"myapp": {"source_ports": "50000-50999"}}, "egress_addresses": ["10.20.0.2", "fd20::2"]}
@@ -165,7 +203,7 @@ def test_the_playbooks(gateway: Lab) -> None:
     assert missing.rc != 0 and "downweb1.egress_addresses: missing" in missing.out + missing.err
     exported = control.play("portfence.egress.export", "-e", "edge_export=/run/export", hosts=["downweb1"], **policy)
     assert exported.rc == 0, exported.out
-    assert len(gateway.run(["ls", "/run/export"]).out.split()) == 7
+    assert len(gateway.run(["ls", "/run/export"]).out.split()) == 8
     options = ["-e", "target=lab", "-e", "edge_unknown=drop"]
     for changed in (True, False):
         done = control.play("portfence.egress.edge", *options, hosts=["lab", "downweb1"], **policy)

@@ -103,7 +103,7 @@ def test_a_host_leaves_another_is_renamed_and_one_has_an_id(control: Control) ->
     control.ok("allocate", "-e", '{"egress_renamed_hosts": {"web1": "new1"}, "egress_allocation_date": "2026-02-01"}')
     assert control.lines().splitlines()[1:] == [
         "  - {domain: x, host: new1, service: app, ports: 17408-17663, since: 2026-02-01}",
-        "  - {domain: x, host: web1, service: app, ports: 17408-17663, since: 2026-01-31, until: 2026-02-01}",
+        "  - {domain: x, host: web1, service: app, ports: 17408-17663, since: 2026-01-31, until: 2026-02-01, renamed: new1}",
         "  - {domain: x, host: web2, service: app, ports: 17664-17919, since: 2026-01-31, until: 2026-02-01}",
         "  - {domain: z, host: web3, service: app, ports: 17408-17663, since: 2026-01-31}",
     ]

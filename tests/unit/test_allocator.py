@@ -158,11 +158,26 @@ def test_a_renamed_host_keeps_its_ranges_and_its_history() -> None:
     got = rename(first.holdings, renames={"old": "new"}, today=later)
     assert got.problems == ()
     assert ranges(got) == ["new.app 1008-1023", "new.db 1024-1039", "other.app 1040-1055"]
-    assert Holding(at("old"), PortRange(1008, 1023), DAY, later) in got.holdings
+    assert Holding(at("old"), PortRange(1008, 1023), DAY, later, "new") in got.holdings
     assert Holding(at("new"), PortRange(1008, 1023), later) in got.holdings
     requests = [ask(at("new")), ask(at("new", "db")), ask(at("other"))]
     assert run(requests, got.holdings, days=7) == Outcome(got.holdings)
     assert rename(got.holdings, renames={"old": "new"}, today=later).holdings == got.holdings
+
+
+def test_a_host_is_renamed_twice_on_a_day_and_back() -> None:
+    first = run([ask(at("a"))])
+    later = DAY + timedelta(days=7)
+    got = rename(rename(first.holdings, renames={"a": "b"}, today=later).holdings, renames={"b": "c"}, today=later)
+    assert got.holdings == (Holding(at("a"), PortRange(1008, 1023), DAY, later, "c"), Holding(at("c"), PortRange(1008, 1023), later))
+    assert rename(got.holdings, renames={"c": "a"}, today=later).holdings == first.holdings
+    days_after = rename(got.holdings, renames={"c": "d"}, today=later + timedelta(days=1)).holdings
+    assert [holding.renamed for holding in days_after] == ["c", "d", ""]
+
+
+def test_a_range_that_changes_hands_is_not_renamed() -> None:
+    first = run([ask(at("old"))])
+    assert [holding.renamed for holding in run([ask(at("new"))], first.holdings, days=1, quarantine=0).holdings] == ["", ""]
 
 
 def test_two_hosts_swap_their_names_in_three_runs() -> None:

@@ -43,17 +43,18 @@ HOSTS: Dict[str, Dict[str, Any]] = {
 }
 
 
-def holding(owner: str, ports: str, since: str, until: str = "") -> Holding:
+def holding(owner: str, ports: str, since: str, until: str = "", renamed: str = "") -> Holding:
     """A line of the file: DOMAIN/HOST/SERVICE or SERVICE."""
     domain, host, service = owner.split("/") if "/" in owner else ("", "", owner)
-    return Holding(Key(domain, host, service), PortRange.parse(ports), date.fromisoformat(since), date.fromisoformat(until) if until else None)
+    end = date.fromisoformat(until) if until else None
+    return Holding(Key(domain, host, service), PortRange.parse(ports), date.fromisoformat(since), end, renamed)
 
 
 HOLDINGS = (
     holding("mail", "16384-16447", "2026-01-01"),
     holding("fax", "16448-16511", "2026-01-01", "2026-02-01"),
     holding("east/web1/web", "16896-17407", "2026-01-01"),
-    holding("east/web2/web", "17408-17919", "2026-01-01", "2026-02-01"),
+    holding("east/web2/web", "17408-17919", "2026-01-01", "2026-02-01", "www2"),
     holding("east/www2/web", "17408-17919", "2026-02-01"),
     holding("east/gone/web", "17920-18431", "2026-01-01", "2026-01-31"),
     holding("east/www2/web", "17920-18431", "2026-06-01", "2026-06-30"),

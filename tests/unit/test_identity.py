@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import re
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import pytest
 import yaml
@@ -17,7 +17,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.portfence.egress.plugins.filter.identities import identities
 from ansible_collections.portfence.egress.plugins.filter.identity_files import identity_files
 from ansible_collections.portfence.egress.plugins.module_utils._csv import to_csv
-from ansible_collections.portfence.egress.plugins.module_utils._edge import FIRST_SID
+from ansible_collections.portfence.egress.plugins.module_utils._suricata import FIRST_SID
 
 MYAPP = {"name": "myapp", "source_ports": "50000-50999"}
 WEB1 = {"ansible_host": "10.0.0.1", "egress_policy": [MYAPP]}
@@ -72,7 +72,7 @@ def test_every_mistake_is_told() -> None:
         "a": {**nat, "egress_policy": [MYAPP]},
         "b": {**nat, "egress_policy": [{"name": "other", "source_ports": "50999-51000", "protocols": ["tcp"]}]},
         "c": {"egress_policy": [MYAPP]},
-        "d": {"egress_addresses": ["10.0.0.300"], "egress_policy": []},
+        "d": {"egress_addresses": ["10.0.0.300"], "egress_policy": [{"name": "gone", "state": "absent"}]},
         "e": {"egress_addresses": ["192.0.2.0/30"], "egress_policy": [{"name": "wide", "source_ports": 50000, "protocols": ["udp"]}]},
         "f": {},
     }
@@ -141,27 +141,76 @@ def test_names_of_hosts_are_literals(host: str) -> None:
     for name in ("edge.nft", "edge.rules.v4", "edge.rules.v6"):
         comment = r'comment "[A-Za-z0-9_.,:@+ -]{0,120}"'
         assert re.sub(comment, "", files[name]) == re.sub(comment, "", plain[name])
-    for name in ("suricata-variables.yaml", "suricata.rules"):
+    for name in ("suricata-addresses.yaml", "suricata-ports.yaml", "suricata.rules"):
         assert files[name] == plain[name]
 
 
-def test_for_suricata() -> None:
-    entries = [entry(), entry(service="my-app", source_ports="51000"), entry(service="my.app", protocol="udp", source_ports="52000-52001", address="fd00::/64")]
+def suricata(entries: List[Dict[str, Any]]) -> Tuple[Dict[str, str], Dict[str, str], List[str]]:
+    """Address variables, port variables, and rules."""
     files = identity_files(entries)
-    variables = yaml.safe_load(files["suricata-variables.yaml"].partition("---")[2])["vars"]
-    addresses, ports = variables["address-groups"], variables["port-groups"]
-    assert addresses["PORTFENCE_HOSTS"] == "[10.0.0.1/32,fd00::/64]"
-    assert addresses["PORTFENCE_MYAPP_HOSTS"] == "[10.0.0.1/32]" and ports["PORTFENCE_MYAPP_PORTS"] == "[50000:50999]"
-    assert len(addresses) == 4 and len(ports) == 3, "names that look alike in capitals are told apart"
-    rule = re.compile(
-        r'alert (tcp|udp|sctp) (\S+) (\S+) -> any any \(msg:"[^";]+"; flow:to_server;(?: flowbits:set,\S+; noalert;)? sid:(\d+); rev:1;\)'
-    )
-    rules = [rule.fullmatch(line) for line in files["suricata.rules"].splitlines() if not line.startswith("#")]
-    assert len(rules) == 7 and all(rules)
-    sids = [int(found[4]) for found in rules if found]
+    addresses, ports = (yaml.safe_load(files[f"suricata-{kind}.yaml"].partition("---")[2]) for kind in ("addresses", "ports"))
+    rules = [line for line in files["suricata.rules"].splitlines() if not line.startswith("#")]
+    for rule in rules:
+        found = RULE.fullmatch(rule)
+        assert found and found[1] in addresses and (found[2] == "any" or found[2][1:] in ports)
+        assert len(rule) < 8192, "DETECT_MAX_RULE_SIZE of Suricata"
+    return addresses, ports, rules
+
+
+RULE = re.compile(
+    r'alert (?:tcp|udp|sctp) \$(\w+) (any|\$\w+) -> any any \(msg:"[^";]+"; flow:to_server;(?: flags:S,PUCE;)?'
+    r"(?: flowbits:(?:set|isnotset),[\w.-]+;){2}(?: noalert;)? sid:(\d+); rev:1;\)"
+)
+
+
+def test_for_suricata() -> None:
+    alike = [entry(), entry(address="10.0.0.2/32"), entry(protocol="udp"), entry(address="10.0.0.2/32", protocol="udp")]
+    others = [entry(service="my-app", source_ports="51000"), entry(service="my.app", protocol="udp", source_ports="52000-52001", address="fd00::/64")]
+    addresses, ports, rules = suricata([*alike, *others])
+    assert addresses["PORTFENCE_HOSTS"] == "[$PORTFENCE_HOSTS_IPV4,$PORTFENCE_HOSTS_IPV6]"
+    assert (addresses["PORTFENCE_HOSTS_IPV4"], addresses["PORTFENCE_HOSTS_IPV6"]) == ("[10.0.0.1/32,10.0.0.2/32]", "[fd00::/64]")
+    assert (addresses["PORTFENCE_MYAPP_HOSTS"], ports["PORTFENCE_MYAPP_PORTS"]) == ("[10.0.0.1/32,10.0.0.2/32]", "[50000:50999]")
+    assert len(addresses) == 6 and len(ports) == 3, "names that look alike in capitals are told apart"
+    assert len(rules) == 7
+    sids = [int(found[3]) for found in map(RULE.fullmatch, rules) if found]
     assert len(set(sids)) == len(sids) and all(FIRST_SID <= sid < 2_000_000 for sid in sids)
-    used = {word[1:] for found in rules if found for word in (found[2], found[3]) if word.startswith("$")}
-    assert used <= set(addresses) | set(ports)
-    assert 'alert udp 10.0.0.1/32 any ->' in files["suricata.rules"], "no service of this address uses UDP"
-    fewer = identity_files(entries[:1])["suricata.rules"].splitlines()
-    assert set(fewer) & set(files["suricata.rules"].splitlines()) >= {fewer[1]}, "a rule keeps its number"
+    fewer = suricata(alike)[2]
+    assert set(fewer) <= set(rules), "a rule keeps its number"
+
+
+def test_suricata_takes_no_ports_of_one_address_for_those_of_another() -> None:
+    entries = [
+        *(entry(address=address, source_ports="50000") for address in ("10.0.0.1/32", "10.0.0.2/32")),
+        *(entry(address="10.1.0.0/16", source_ports=str(port)) for port in (50002, 50001)),
+        entry(address="10.1.0.0/16", source_ports="50003", protocol="udp"),
+        entry(address="fd00::/64", source_ports="50000"),
+    ]
+    addresses, ports, rules = suricata(entries)
+    for name, hosts, own in (
+        ("", "10.0.0.1/32,10.0.0.2/32,10.1.0.0/16,fd00::/64", "50000:50003"),
+        ("_TCP_10_0_0_1", "10.0.0.1/32,10.0.0.2/32,fd00::/64", "50000"),
+        ("_TCP_10_1_0_0NET16", "10.1.0.0/16", "50001:50002"),
+        ("_UDP_10_1_0_0NET16", "10.1.0.0/16", "50003"),
+    ):
+        assert addresses.pop(f"PORTFENCE_MYAPP{name}_HOSTS") == f"[{hosts}]"
+        assert ports.pop(f"PORTFENCE_MYAPP{name}_PORTS") == f"[{own}]"
+        assert any(f"$PORTFENCE_MYAPP{name}_HOSTS $PORTFENCE_MYAPP{name}_PORTS" in rule for rule in rules) == bool(name)
+    assert not ports and len(rules) == 6
+
+
+def test_long_lists_for_suricata_are_made_of_short_ones() -> None:
+    entries = [
+        entry(address=f"2001:db8:{host:x}:1111:2222:3333:4444:5555/128", source_ports=str(10001 + 2 * port), service="x-" * 16)
+        for host, port in [(host, 0) for host in range(900)] + [(0, port) for port in range(1, 5000)]
+    ]
+    addresses, ports, _rules = suricata(entries)
+
+    def spelled_out(variables: Dict[str, str], name: str) -> List[str]:
+        assert len(variables[name]) <= (8000 if variables is addresses else 1000)
+        parts = variables[name][1:-1].split(",")
+        return [leaf for part in parts for leaf in (spelled_out(variables, part[1:]) if part.startswith("$") else [part])]
+
+    hosts = list(dict.fromkeys(item["address"] for item in entries))
+    assert spelled_out(addresses, "PORTFENCE_HOSTS") == hosts
+    names = [name for name in ports if re.fullmatch(r"PORTFENCE_(X_){16}_[0-9A-F]{8}(_TCP\w+5555)?_PORTS", name)]
+    assert sorted(len(spelled_out(ports, name)) for name in names) == [1, 5000, 5000]

@@ -25,18 +25,20 @@ LOCK = LockFile(
     holdings=(
         Holding(Key("", "", "back"), PortRange(1024, 2047), DAY),
         Holding(Key("", "", "on"), PortRange(5, 5), DAY, date(2026, 2, 28)),
+        Holding(Key("nat a", "old", "app"), PortRange(16, 31), DAY, DAY, "no"),
         Holding(Key("nat a", "web1.example.com", "app"), PortRange(16, 31), DAY),
     ),
 )
 TEXT = """\
 # Source ports that portfence.egress.allocate handed out: which range belongs to which service, and of which host, since when.
-# A range with "until" was given back on that day. Keep this file in git, and leave changes to that playbook.
+# A range with "until" was given back on that day, or went on under the host's new name ("renamed"). Keep this file in git, and leave changes to that playbook.
 ---
 format: 1
 serial: 7
 ranges:
   - {service: back, ports: 1024-2047, since: 2026-01-31}
   - {service: "on", ports: 5, since: 2026-01-31, until: 2026-02-28}
+  - {domain: "nat a", host: old, service: app, ports: 16-31, since: 2026-01-31, until: 2026-01-31, renamed: "no"}
   - {domain: "nat a", host: web1.example.com, service: app, ports: 16-31, since: 2026-01-31}
 """
 
@@ -53,7 +55,7 @@ def test_the_text_is_yaml_and_reads_back() -> None:
     assert parse(TEXT, path="f.yml") == LOCK
     data = yaml.safe_load(TEXT)
     assert data["ranges"][1] == {"service": "on", "ports": 5, "since": DAY, "until": date(2026, 2, 28)}
-    assert data["ranges"][2]["domain"] == "nat a"
+    assert (data["ranges"][2]["domain"], data["ranges"][2]["renamed"]) == ("nat a", "no")
 
 
 def test_an_empty_file_of_ranges() -> None:
@@ -105,6 +107,8 @@ def test_what_a_merge_left_is_refused_for_a_host_as_well() -> None:
     [
         ("service: back", 'service: "back"', 'f.yml:7: found "back"; accepted: back'),
         ("format: 1", "format: 2", "f.yml:4: found 'format: 2'; accepted: format: 1"),
+        ('renamed: "no"', "renamed: no", 'f.yml:9: found no; accepted: "no"'),
+        ("02-28}", "02-28, renamed: x}", "f.yml:8: found renamed: x of a service; accepted: the new name of a host, behind its own"),
         ("serial: 7", "serial: x", "f.yml:5: found 'serial: x'; accepted: serial: NUMBER"),
         ("ports: 1024-2047", "ports: 2047-1024", "f.yml:7: found '2047-1024', which is reversed; write 1024-2047"),
         (
@@ -132,7 +136,8 @@ def test_a_file_that_was_changed_by_hand(old: str, new: str, message: str) -> No
 
 
 def test_every_line_that_is_wrong_is_told() -> None:
-    assert len(mistakes(TEXT.replace("  - {", "  - { "))) == 3
+    assert len(mistakes(TEXT.replace("  - {", "  - { "))) == 4
+    assert mistakes(TEXT.replace(", until: 2026-01-31, renamed", ", renamed"))[0].startswith("f.yml:9: found '  - {domain: \"nat a\", host: old")
     assert mistakes("") == ["f.yml:1: found ''; accepted: ---"]
 
 
