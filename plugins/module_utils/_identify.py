@@ -96,7 +96,6 @@ class Match:
         doubt = "" if self.surely else ", if the service was there then"
         return f"{self.service} on {place}{domain}{doubt}: {self.ports}{history}"
 
-
     def _now(self) -> str:
         """What became of the host."""
         if not self.hosts:
