@@ -48,12 +48,10 @@ class Attacker:
         self.lab.peer.packets()
         met = self._run(name, attempt, first=first, assignment=assignment).out.split()
         ports = {packet.source_port for packet in self.lab.peer.packets() if packet.protocol in ("tcp", "udp", "udplite")}
-        saw = [BLOCKED]
-        if ports & set(PORTS):
-            saw = [MOVED]
+        saw = [MOVED] if ports & set(PORTS) else []
         if ports & ({*CHOSEN} | {*range(first, first + EACH)}):
-            saw = [*(MOVED for _ in saw if saw != [BLOCKED]), OUT]
-        return " and ".join(saw) + (f" ({', '.join(met)})" if met else "")
+            saw.append(OUT)
+        return (" and ".join(saw) or BLOCKED) + (f" ({', '.join(met)})" if met else "")
 
     def _run(self, name: str, attempt: Attempt, *, first: int, assignment: str) -> Result:
         account = {"fenced": {"uid": MYAPP}, "other": {"uid": OTHER}, "root": {}}[attempt.account]
