@@ -11,12 +11,13 @@ from typing import Any, Dict
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
+from ansible_collections.portfence.egress.plugins.filter.assignments import assignments
 from ansible_collections.portfence.egress.plugins.filter.cgroups import cgroups
 from ansible_collections.portfence.egress.plugins.filter.reserved_ports import reserved_ports
 from ansible_collections.portfence.egress.plugins.filter.service_accounts import service_accounts
 from ansible_collections.portfence.egress.plugins.filter.services import services
 
-FILTERS = {"cgroups": cgroups, "reserved_ports": reserved_ports, "service_accounts": service_accounts}
+FILTERS = {"assignments": assignments, "cgroups": cgroups, "reserved_ports": reserved_ports, "service_accounts": service_accounts}
 
 
 def policy(**variables: Dict[str, Any]) -> Any:
@@ -75,3 +76,10 @@ def test_ports_that_services_reserve() -> None:
     assert reserved_ports(found) == ["20000-20007", "20100"]
     own = [{"name": "x", "source_ports": 54000}, {"name": "y", "source_ports": "5-6", "state": "absent"}]
     assert reserved_ports(own) == ["54000"]
+
+
+def test_assignments_of_services() -> None:
+    found = policy(a={"source_ports": "1024-1031", "assignment": "bpf"}, b={"source_ports": 2000}, gone={"state": "absent"})
+    assert assignments(found) == ["bpf", "rewrite"]
+    assert assignments([{"name": "x", "source_ports": 54000}]) == ["rewrite"]
+    assert assignments(policy(gone={"state": "absent"})) == []
