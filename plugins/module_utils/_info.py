@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
+from typing import Any, Dict, FrozenSet, Mapping, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Outcome, Request
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
@@ -16,7 +16,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
 from ansible_collections.portfence.egress.plugins.module_utils._store import PROBE_COUNTS_FILE, Store
 from ansible_collections.portfence.egress.plugins.module_utils._usage import (
-    Flow,
+    Flows,
     address,
     parse_flows,
     parse_sockets,
@@ -101,13 +101,13 @@ def _probe_counts(host: Host) -> Dict[str, Dict[str, int]]:
         return {}
 
 
-def _flows(host: Host) -> Optional[List[Flow]]:
+def _flows(host: Host) -> Optional[Flows]:
     """Tracked connections, from the kernel's file or else from the program conntrack; None when there is neither."""
     text = host.read(_CONNTRACK_FILE)
     if text is None:
         program = host.find("conntrack")
         text = None if program is None else host.run([program, "-L"]).out
-    return None if text is None else parse_flows(text)
+    return None if text is None else Flows(parse_flows(text))
 
 
 def _addresses(host: Host) -> FrozenSet[str]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 import socket as sockets_api
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Dict, FrozenSet, List, Optional, Sequence
 
+from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
 
 # What both ss and connection tracking can tell apart; other protocols are fenced, but not counted here.
@@ -98,6 +100,22 @@ def parse_flows(text: str) -> List[Flow]:
     return found
 
 
+class Flows:
+    """Tracked connections, of which each service looks at few."""
+
+    def __init__(self, flows: Sequence[Flow]) -> None:
+        self._flows = sorted(flows, key=lambda flow: flow.wire_port)
+        self._ports = [flow.wire_port for flow in self._flows]
+
+    def of(self, ports: PortSet) -> List[Flow]:
+        """Those with one of these source ports on the wire."""
+        return [
+            flow
+            for part in ports
+            for flow in self._flows[bisect_left(self._ports, part.low) : bisect_right(self._ports, part.high)]
+        ]
+
+
 def address(text: str) -> str:
     """An address in its usual spelling: the kernel writes IPv6 in full in /proc."""
     family = sockets_api.AF_INET6 if ":" in text else sockets_api.AF_INET
@@ -108,7 +126,7 @@ def address(text: str) -> str:
 
 
 def usage(
-    item: Resolved, *, sockets: Sequence[Socket], flows: Optional[Sequence[Flow]], addresses: FrozenSet[str]
+    item: Resolved, *, sockets: Sequence[Socket], flows: Optional[Flows], addresses: FrozenSet[str]
 ) -> Dict[str, Any]:
     """How much of its ports a service uses.
 
@@ -136,11 +154,7 @@ def usage(
         result["ports_in_use"] = {protocol: used[protocol] for protocol in protocols}
         result["use"] = max((used[protocol] for protocol in protocols), default=0) / service.source_ports.size
     elif flows is not None:
-        mine = [
-            flow
-            for flow in flows
-            if flow.protocol in protocols and flow.source in addresses and flow.wire_port in service.source_ports
-        ]
+        mine = [flow for flow in flows.of(service.source_ports) if flow.protocol in protocols and flow.source in addresses]
         used = Counter(protocol for protocol, _port in {(flow.protocol, flow.wire_port) for flow in mine})
         result["ports_in_use"] = {protocol: used[protocol] for protocol in protocols}
         busiest = Counter((flow.protocol, flow.destination, flow.destination_port) for flow in mine).most_common(1)
