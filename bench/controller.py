@@ -1,36 +1,88 @@
 # Copyright (c) 2026, PortFence contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the controller needs for a large inventory: seconds and peak memory of the playbooks allocate and validate.
-
-    scripts/run python bench/controller.py [HOSTS ...]
-
-For each number of hosts an inventory is made: 10 services a host, sites of 50 hosts, each a NAT domain. Services come from
-
-- same: one group variable for all hosts; the host's ranges are its own;
-- templates: the same with a template of a host variable in each service, so that no two hosts have an equal policy;
-- own: each host has a file of its own in host_vars, with ports written by hand.
-
-Time is that of the whole command, from start to end; on a busy machine the seconds of processor time, those of all its processes, say
-more. Memory is the largest sum of the resident memory of ansible-playbook and
-its children, sampled, where pages that two processes share count once (Pss in /proc/PID/smaps_rollup).
-"""
+"""What the controller needs for a large inventory: time and memory of the playbooks allocate and validate."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import List, Tuple
+from typing import Dict, List, NamedTuple, Sequence
 
+from control import environment, program
+from field import Field, LabError
+from harness import Claim, Contender, Measured, Row
+
+NAME = "controller"
+SIZES = (1000, 3000, 10000)
 SITE = 50
 SERVICES = 10
 KINDS = ("same", "templates", "own")
+KIND_TITLES = {"same": "one policy", "templates": "a template", "own": "a file each"}
+
+METHOD = f"""Seconds of the whole command `ansible-playbook`, seconds of processor time of all its processes, and their memory at its peak (Pss, sampled). No host is connected to.
+Each host has {SERVICES} services; sites of {SITE} hosts are a NAT domain each. One policy: a group variable for all hosts, the ranges are handed out. A template:
+the same with a template of a host's variable in each service, so that no two hosts have an equal policy. A file each: ports written by hand
+into `host_vars`. Allocate: the first run hands all ranges out, the second finds them. What must be reached is growth that is not more than that of the number of hosts."""
+
+
+class Used(NamedTuple):
+    """What a command took."""
+
+    seconds: float
+    processor: float
+    memory: float  # MiB
+
+
+def run(_place: Field, *, rounds: int, sizes: Sequence[int] = SIZES, kinds: Sequence[str] = KINDS) -> Row:
+    """Measure."""
+    found: Dict[Contender, List[Used]] = {}
+    cases = [(hosts, kind) for hosts in sizes for kind in kinds]
+    for number in range(rounds):
+        first = number % len(cases)
+        for hosts, kind in cases[first:] + cases[:first]:
+            for line, used in _measure(hosts, kind).items():
+                found.setdefault(Contender(line, f"{hosts} hosts"), []).append(used)
+    ordered = sorted(found, key=lambda contender: (sizes.index(int(contender.column.split()[0])), contender.line))
+    measured = [
+        Measured("seconds", "Time", "seconds", {one: [used.seconds for used in found[one]] for one in ordered}),
+        Measured("processor", "Processor time", "seconds", {one: [used.processor for used in found[one]] for one in ordered}),
+        Measured("memory", "Memory", "MiB", {one: [used.memory for used in found[one]] for one in ordered}),
+    ]
+    return Row(
+        NAME,
+        "What the controller needs",
+        METHOD,
+        measured=measured,
+        claims=[
+            Claim(
+                f"{line}, {metric.title.lower()}, {sizes[-1]} hosts to {sizes[0]}",
+                metric.key,
+                Contender(line, f"{sizes[-1]} hosts"),
+                Contender(line, f"{sizes[0]} hosts"),
+                sizes[-1] / sizes[0],
+            )
+            for line in dict.fromkeys(contender.line for contender in ordered)
+            for metric in measured[1:]
+        ],
+        facts={"rounds": str(rounds)},
+    )
+
+
+def _measure(hosts: int, kind: str) -> Dict[str, Used]:
+    """What each step took, in the order in which they are done."""
+    with tempfile.TemporaryDirectory() as name:
+        inventory = write_inventory(Path(name), hosts=hosts, kind=kind)
+        steps = {"allocate, first run": "allocate", "allocate, second run": "allocate", "validate": "validate"}
+        return {
+            f"{step}, {KIND_TITLES[kind]}": measure([program("ansible-playbook"), "-i", str(inventory), f"portfence.egress.{book}"], Path(name))
+            for step, book in steps.items()
+            if kind != "own" or book == "validate"
+        }
 
 
 def write_inventory(folder: Path, *, hosts: int, kind: str) -> Path:
@@ -61,12 +113,12 @@ def processor() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def measure(command: List[str], folder: Path) -> Tuple[float, float, int]:
-    """Seconds, seconds of processor time, and MiB of a command."""
-    environment = {**os.environ, "ANSIBLE_HOME": str(folder / "home"), "ANSIBLE_LOCALHOST_WARNING": "0", "ANSIBLE_NOCOLOR": "1"}
+def measure(command: List[str], folder: Path) -> Used:
+    """What a command takes. Raises LabError when it fails."""
+    variables = {**os.environ, **environment(os.environ["ANSIBLE_COLLECTIONS_PATH"]), "ANSIBLE_HOME": str(folder / "home")}
     begin, used = time.monotonic(), processor()
     with open(folder / "log", "w+", encoding="utf-8") as log:
-        with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT) as process:
+        with subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT) as process:
             peak = 0
             while process.poll() is None:
                 peak = max(peak, memory(process.pid))
@@ -74,12 +126,12 @@ def measure(command: List[str], folder: Path) -> Tuple[float, float, int]:
         seconds = time.monotonic() - begin
         if process.returncode:
             log.seek(0)
-            sys.exit(f"{' '.join(command)} failed:\n{log.read()[-4000:]}")
-    return seconds, processor() - used, peak // 1024
+            raise LabError(f"{' '.join(command)} failed:\n{log.read()[-4000:]}")
+    return Used(seconds, processor() - used, peak / 1024)
 
 
 def memory(pid: int) -> int:
-    """KiB of a process and its descendants."""
+    """KiB of a process and its descendants; pages that two of them share count once."""
     total = 0
     try:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
@@ -89,25 +141,3 @@ def memory(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return total
     return total
-
-
-def main() -> None:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("hosts", nargs="*", type=int, default=[1000, 3000, 10000])
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    arguments = parser.parse_args()
-    program = str(Path(sys.executable).with_name("ansible-playbook"))
-    print(f"{'hosts':>6}  {'services':<10} {'playbook':<16} {'seconds':>8} {'processor':>9} {'MiB':>6}", flush=True)
-    for hosts in arguments.hosts:
-        for kind in arguments.kinds:
-            with tempfile.TemporaryDirectory() as name:
-                inventory = write_inventory(Path(name), hosts=hosts, kind=kind)
-                steps = (("allocate", "allocate"), ("allocate again", "allocate"), ("validate", "validate"))
-                for label, playbook in steps if kind != "own" else steps[2:]:
-                    seconds, used, peak = measure([program, "-i", str(inventory), f"portfence.egress.{playbook}"], Path(name))
-                    print(f"{hosts:>6}  {kind:<10} {label:<16} {seconds:>8.1f} {used:>9.1f} {peak:>6}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

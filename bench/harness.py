@@ -116,11 +116,16 @@ def ratio(of: Sequence[float], against: Sequence[float]) -> Spread:
     return spread([one / other for one, other in zip(of, against)])
 
 
-def interleave(contenders: Mapping[Contender, Callable[[], float]], *, rounds: int) -> Dict[Contender, List[float]]:
-    """Let contenders take turns, each round from another one on; a round before the first warms up and does not count."""
+def interleave(
+    contenders: Mapping[Contender, Callable[[], float]], *, rounds: int, warm_up: bool = True
+) -> Dict[Contender, List[float]]:
+    """Let contenders take turns, each round from another one on.
+
+    :param warm_up: whether there is a round before the first that does not count.
+    """
     order = list(contenders)
     samples: Dict[Contender, List[float]] = {contender: [] for contender in order}
-    for number in range(-1, rounds):
+    for number in range(-1 if warm_up else 0, rounds):
         first = number % len(order)
         for contender in order[first:] + order[:first]:
             value = contenders[contender]()

@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt  # behind the choice of what it draws with
 matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "portfence", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 _COLUMNS = 2
 _WIDTH, _HEIGHT = 5.4, 3.2
+_COUNTED = re.compile(r"([0-9]+) (service|host)s?$")
 
 
 def draw(row: Row, folder: Path) -> Path:
@@ -47,8 +48,8 @@ def draw(row: Row, folder: Path) -> Path:
 
 
 def _count(contender: Contender) -> Optional[int]:
-    """How many services there are, where that differs between contenders."""
-    found = re.match(r"([0-9]+) service", contender.column)
+    """How many services or hosts there are, where that differs between contenders."""
+    found = _COUNTED.match(contender.column)
     return int(found.group(1)) if found else None
 
 
@@ -68,7 +69,7 @@ def _curves(panel: Any, measured: Measured, colours: Mapping[str, str]) -> None:
     panel.set_xscale("log")
     panel.set_yscale("log")
     panel.set_xlim(min(numbers) / 1.5, max(numbers) * 1.5)
-    panel.set_xlabel("services")
+    panel.set_xlabel("hosts" if any(contender.column.endswith("hosts") for contender in measured.samples) else "services")
     panel.grid(True, which="major", alpha=0.3)
 
 

@@ -49,9 +49,9 @@ class NftablesBackend(Backend):
         """Whether the kernel can be asked."""
         return self._nft.works()
 
-    def has_tables_of_iptables(self) -> bool:
-        """Whether there is a table of the name that iptables-nft gives the one with our check."""
-        return any(family in NAT_FAMILIES and table == "mangle" for family, table in self._nft.tables())
+    def tables_if_works(self) -> Optional[List[Tuple[str, str]]]:
+        """Family and name of every table; None where the kernel can't be asked."""
+        return self._nft.tables_if_works()
 
     def versions(self) -> Dict[str, Optional[str]]:
         """See Backend."""

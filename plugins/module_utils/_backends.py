@@ -13,6 +13,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._backend_iptables
 from ansible_collections.portfence.egress.plugins.module_utils._backend_nftables import NftablesBackend
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._nftables import NAT_FAMILIES
 from ansible_collections.portfence.egress.plugins.module_utils._store import FENCE_FILE, IPTABLES_FILE
 
 AUTO = "auto"
@@ -82,9 +83,11 @@ def _candidates(host: Host) -> List[Backend]:
         except HostError:
             pass  # older than the oldest that can have a fence of ours
         else:
-            if nftables.works():
+            tables = nftables.tables_if_works()
+            if tables is not None:
                 found.append(nftables)
-                shared = nftables.has_tables_of_iptables()
+                # iptables-nft gives the table with our check this name.
+                shared = any(family in NAT_FAMILIES and name == "mangle" for family, name in tables)
     if shared and host.find("iptables-nft-save") is not None:
         found.append(IptablesBackend(host, variant="nft"))
     if any(host.read(path) for path in _LEGACY_TABLES) and host.find("iptables-legacy-save") is not None:

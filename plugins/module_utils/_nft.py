@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
@@ -22,6 +22,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._nftables import 
 OLDEST = (0, 9, 8)
 
 # A network namespace of its own is thrown away with the shell in it. "$1" is nft, the rest its arguments for listing.
+# ENOENT in the words of the C library; programs are run with LC_ALL=C.
+_ABSENT = "No such file or directory"
 _DRY_RUN = 'nft=$1; shift; "$nft" -f - && exec "$nft" "$@" list ruleset'
 
 
@@ -50,25 +52,17 @@ class Nft:
 
     def live(self) -> Dict[str, Listing]:
         """The tables of our name, by family. Raises HostError."""
-        found: Dict[str, Listing] = {}
-        for family, name in self.tables():
-            if name == TABLE and family in FAMILIES:
-                found[family] = parse_listing(self._checked([self.path, "-j", "list", "table", family, TABLE]).out)
-        return found
+        printed = {family: self._if_there(["-j", "list", "table", family, TABLE]) for family in FAMILIES}
+        return {family: parse_listing(text) for family, text in printed.items() if text is not None}
 
     def live_text(self) -> str:
         """Our tables as nft prints them, without counts; empty when there is none. Raises HostError."""
-        return "".join(
-            self._checked([self.path, "-s", "list", "table", family, name]).out
-            for family, name in sorted(self.tables())
-            if name == TABLE and family in FAMILIES
-        )
+        return "".join(self._if_there(["-s", "list", "table", family, TABLE]) or "" for family in sorted(FAMILIES))
 
     def counters(self) -> Dict[str, Tuple[int, int]]:
         """Counter name to packets and bytes; empty when there is no fence. Raises HostError."""
-        if (CHECK_FAMILY, TABLE) not in self.tables():
-            return {}
-        return parse_counters(self._checked([self.path, "-j", "list", "counters", "table", CHECK_FAMILY, TABLE]).out)
+        printed = self._if_there(["-j", "list", "counters", "table", CHECK_FAMILY, TABLE])
+        return {} if printed is None else parse_counters(printed)
 
     def canonical(self, text: str) -> Listing:
         """What the kernel makes of a text: loaded and listed in a throwaway network namespace. Raises HostError."""
@@ -84,14 +78,17 @@ class Nft:
 
     def works(self) -> bool:
         """Whether the kernel can be asked for its tables at all. Raises HostError when nft crashes."""
-        result = self._host.run([self.path, "list", "tables"], check=False)
-        if result.rc > 128:
-            self._judge([self.path, "list", "tables"], result)
-        return result.rc == 0
+        return self.tables_if_works() is not None
 
-    def tables(self) -> List[Tuple[str, str]]:
-        """Family and name of every table. Raises HostError."""
-        printed = self._checked([self.path, "-j", "list", "tables"]).out
+    def tables_if_works(self) -> Optional[List[Tuple[str, str]]]:
+        """Family and name of every table; None where the kernel can't be asked. Raises HostError when nft crashes."""
+        args = [self.path, "-j", "list", "tables"]
+        result = self._host.run(args, check=False)
+        if result.rc > 128:
+            self._judge(args, result)
+        if result.rc != 0:
+            return None
+        printed = result.out
         try:
             tables = [item["table"] for item in json.loads(printed)["nftables"] if "table" in item]
             return [(table["family"], table["name"]) for table in tables]
@@ -108,6 +105,16 @@ class Nft:
                 f" ({result.err.strip()}); it needs CAP_SYS_ADMIN and a kernel with network namespaces"
             )
         return self._judge([self.path, "-f", "- (in a throwaway network namespace)"], result).out
+
+    def _if_there(self, args: List[str]) -> Optional[str]:
+        """What nft prints of a table, or None where there is no such table. Raises HostError.
+
+        To list all tables first would take as long as one with a large fence: nft reads everything for it.
+        """
+        result = self._host.run([self.path, *args], check=False)
+        if result.rc == 1 and _ABSENT in result.err:
+            return None
+        return self._judge([self.path, *args], result).out
 
     def _checked(self, args: List[str], *, data: str = "") -> Result:
         return self._judge(args, self._host.run(args, data=data, check=False))

@@ -17,9 +17,12 @@ sys.path.insert(0, str(REPOSITORY / "bench"))
 
 import boot
 import connect
+import controller
+import fleet
 import memory
 import module
 import packet_path
+import playbook
 import report
 import reuse
 from field import Field, Lab, compile_load, prove, services
@@ -31,6 +34,9 @@ ROWS = {
     "boot": partial(boot.run, sizes=(1, 2)),
     "memory": partial(memory.run, sizes=(500,)),
     "reuse": partial(reuse.run, patience=1),
+    "site": partial(playbook.run, sizes=(1, 2), builtin_sizes=(1,)),
+    "fleet": partial(fleet.run, fleets=(2,)),
+    "controller": partial(controller.run, sizes=(10, 20)),
 }
 
 
@@ -48,6 +54,18 @@ def test_row(name: str, tmp_path: Path) -> None:
     page = report.render([row], plots=[])
     for claim in row.claims:
         assert f"| {claim.text} |" in page
+
+
+def test_a_run_that_changes_nothing_is_no_first_run(tmp_path: Path) -> None:
+    """Each first run has to find a fresh host, and each second run has to find its work done."""
+    book = tmp_path / "book.yml"
+    book.write_text("[{hosts: all, gather_facts: false, tasks: [{ansible.builtin.command: 'true'}]}]", encoding="utf-8")
+    (service,) = services(1, low=20000, size=8)
+    with playbook.Host([service], str(book), {}) as host:
+        with pytest.raises(LabError, match="should get a port of 20000-20007"):
+            host.first()
+        with pytest.raises(LabError, match="changed=0"):
+            host.again()
 
 
 def test_a_contender_that_does_nothing_is_noticed(tmp_path: Path) -> None:

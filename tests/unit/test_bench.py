@@ -79,6 +79,9 @@ def test_contenders_take_turns() -> None:
     samples = harness.interleave({one: contender("a"), two: contender("b"), three: contender("c")}, rounds=3)
     assert "".join(calls) == "cab" + "abc" + "bca" + "cab"
     assert samples == {one: [4.0, 9.0, 11.0], two: [5.0, 7.0, 12.0], three: [6.0, 8.0, 10.0]}
+    calls.clear()
+    harness.interleave({one: contender("a"), two: contender("b")}, rounds=2, warm_up=False)
+    assert "".join(calls) == "ab" + "ba"
 
 
 def test_claims() -> None:
