@@ -21,9 +21,9 @@ from ansible_collections.portfence.egress.plugins.module_utils._nftables import 
 # The oldest version that this collection is tested with (Debian 11).
 OLDEST = (0, 9, 8)
 
-# A network namespace of its own is thrown away with the shell in it. "$1" is nft, the rest its arguments for listing.
 # ENOENT in the words of the C library; programs are run with LC_ALL=C.
 _ABSENT = "No such file or directory"
+# A network namespace of its own is thrown away with the shell in it. "$1" is nft, the rest its arguments for listing.
 _DRY_RUN = 'nft=$1; shift; "$nft" -f - && exec "$nft" "$@" list ruleset'
 
 
