@@ -24,10 +24,11 @@ SERVICES = 10
 KINDS = ("same", "templates", "own")
 KIND_TITLES = {"same": "one policy", "templates": "a template", "own": "a file each"}
 
-METHOD = f"""Seconds of the whole command `ansible-playbook`, seconds of processor time of all its processes, and their memory at its peak (Pss, sampled). No host is connected to.
-Each host has {SERVICES} services; sites of {SITE} hosts are a NAT domain each. One policy: a group variable for all hosts, the ranges are handed out. A template:
-the same with a template of a host's variable in each service, so that no two hosts have an equal policy. A file each: ports written by hand
-into `host_vars`. Allocate: the first run hands all ranges out, the second finds them. What must be reached is growth that is not more than that of the number of hosts."""
+METHOD = f"""Seconds of the whole command `ansible-playbook`, seconds of processor time of all its processes, and their memory at its peak (Pss,
+sampled). No host is connected to. Each host has {SERVICES} services; sites of {SITE} hosts are a NAT domain each. One policy: a group variable for
+all hosts, the ranges are handed out. A template: the same with a template of a host's variable in each service, so that no two hosts have an equal
+policy. A file each: ports written by hand into `host_vars`. Allocate: the first run hands all ranges out, the second finds them. What must be reached
+is growth that is not more than that of the number of hosts."""
 
 
 class Used(NamedTuple):

@@ -28,10 +28,11 @@ PATIENCE = 3600
 
 PING, FIRST, AGAIN = f"ansible -m ping, {ROUND_TRIPS} times", "site, first run", "site, second run"
 
-METHOD = f"""A host is a set of namespaces on this machine (network, mounts, names, processes) with files of its own and a cable to a peer of its own; Ansible runs on
-the machine and comes in by `nsenter`. All hosts share the processors with the controller. Each has {SERVICES} services of {PORTS} ports. Against the seconds of
-`ansible -m ping` for the same hosts, by the same connection and with the same {FORKS} forks, times the {ROUND_TRIPS} modules that site runs on a host. `site` takes
-one host first, then all others, as it comes, and proves each fence by connecting. First run: on hosts that were never fenced."""
+METHOD = f"""A host is a set of namespaces on this machine (network, mounts, names, processes) with files of its own and a cable to a peer of its own;
+Ansible runs on the machine and comes in by `nsenter`. All hosts share the processors with the controller. Each has {SERVICES} services of {PORTS}
+ports. Against the seconds of `ansible -m ping` for the same hosts, by the same connection and with the same {FORKS} forks, times the {ROUND_TRIPS}
+modules that site runs on a host. `site` takes one host first, then all others, as it comes, and proves each fence by connecting. First run: on hosts
+that were never fenced."""
 
 
 def run(_place: Field, *, rounds: int, fleets: Sequence[int] = FLEETS) -> Row:

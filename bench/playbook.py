@@ -28,13 +28,13 @@ FIRST, AGAIN = "site, first run", "site, second run"
 BUILTIN, BUILTIN_AGAIN = "builtin modules, first run", "builtin modules, second run"
 FLOOR = f"{ROUND_TRIPS} × ping, nft -f"
 
-METHOD = f"""Seconds of the whole command `ansible-playbook`, for one host, which is also the controller (connection `local`, no pipelining). Each first
-run finds a fresh host. One service has {PORTS} ports and an account to be made; everything else is as it comes: source NAT, wrong ports and
-intrusions dropped and logged, ports exclusive, for TCP and UDP over IPv4 and IPv6. `portfence.egress.site` makes the accounts, reserves the ports, loads the
-fence, keeps it for boot, proves each service by connecting (20 connections a service; 20 services by chance when nothing changed), and reads counters.
-Builtin: the same policy with `ansible.builtin.user`, `ansible.builtin.iptables` and `ansible.posix.sysctl` (`playbooks/builtin.yml`): 13 tasks a service, nothing
-kept for boot, nothing proved. It is measured up to {BUILTIN_SIZES[-1]} services, because its time grows with each. The floor: as many modules as site runs on the host,
-which do nothing (`ansible.builtin.ping`), and `nft -f` of the same rules."""
+METHOD = f"""Seconds of the whole command `ansible-playbook`, for one host, which is also the controller (connection `local`, no pipelining). Each
+first run finds a fresh host. One service has {PORTS} ports and an account to be made; everything else is as it comes: source NAT, wrong ports and
+intrusions dropped and logged, ports exclusive, for TCP and UDP over IPv4 and IPv6. `portfence.egress.site` makes the accounts, reserves the ports,
+loads the fence, keeps it for boot, proves each service by connecting (20 connections a service; 20 services by chance when nothing changed), and
+reads counters. Builtin: the same policy with `ansible.builtin.user`, `ansible.builtin.iptables` and `ansible.posix.sysctl` (`playbooks/builtin.yml`):
+13 tasks a service, nothing kept for boot, nothing proved. It is measured up to {BUILTIN_SIZES[-1]} services, because its time grows with each. The
+floor: as many modules as site runs on the host, which do nothing (`ansible.builtin.ping`), and `nft -f` of the same rules."""
 
 
 def run(

@@ -54,11 +54,13 @@ class Attempt(NamedTuple):
 ATTEMPTS: Dict[str, Attempt] = {}
 
 
-def attempt(words: str, note: str = "", **about: object) -> Callable[[Callable[[], None]], Callable[[], None]]:
+def attempt(
+    words: str, note: str = "", *, account: str = "fenced", service: Optional[Dict[str, object]] = None, early: bool = False
+) -> Callable[[Callable[[], None]], Callable[[], None]]:
     """Puts a function into ATTEMPTS."""
 
     def keep(function: Callable[[], None]) -> Callable[[], None]:
-        ATTEMPTS[function.__name__] = Attempt(function, words, note, **about)  # type: ignore[arg-type]
+        ATTEMPTS[function.__name__] = Attempt(function, words, note, account, service, early)
         return function
 
     return keep

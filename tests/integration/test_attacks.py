@@ -54,14 +54,14 @@ class Attacker:
         return (" and ".join(saw) or BLOCKED) + (f" ({', '.join(met)})" if met else "")
 
     def _run(self, name: str, attempt: Attempt, *, first: int, assignment: str) -> Result:
-        account = {"fenced": {"uid": MYAPP}, "other": {"uid": OTHER}, "root": {}}[attempt.account]
+        uid = {"fenced": MYAPP, "other": OTHER, "root": None}[attempt.account]
         self.lab.run(["rm", "-f", READY, GO])
         results: List[Result] = []
         failures: List[LabError] = []
 
         def work() -> None:
             try:
-                results.append(self.lab.run([PYTHON, "-I", self.program, name, str(first)], **account))  # type: ignore[arg-type]
+                results.append(self.lab.run([PYTHON, "-I", self.program, name, str(first)], uid=uid))
             except LabError as error:
                 failures.append(error)
 

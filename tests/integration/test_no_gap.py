@@ -111,6 +111,7 @@ class Talk:
         self.cut: List[str] = []
         self._stop = threading.Event()
         self._selector = selectors.DefaultSelector()
+        self._socks = [session.sock for session in sessions]
         for number, session in enumerate(sessions):
             session.sock.setblocking(True)
             session.sock.sendall(b"0")
@@ -121,16 +122,16 @@ class Talk:
     def _work(self) -> None:
         while not self._stop.is_set():
             for key, _events in self._selector.select(0.1):
+                number, sock = key.data, self._socks[key.data]
                 try:
-                    heard = key.fileobj.recv(100)  # type: ignore[union-attr]
-                    if heard:
-                        self.turns[key.data] += 1
-                        key.fileobj.sendall(b"%d" % self.turns[key.data])  # type: ignore[union-attr]
+                    if sock.recv(100):
+                        self.turns[number] += 1
+                        sock.sendall(b"%d" % self.turns[number])
                         continue
-                    self.cut.append(f"session {key.data} was closed")
+                    self.cut.append(f"session {number} was closed")
                 except OSError as error:
-                    self.cut.append(f"session {key.data}: {error}")
-                self._selector.unregister(key.fileobj)
+                    self.cut.append(f"session {number}: {error}")
+                self._selector.unregister(sock)
 
     def __enter__(self) -> Talk:
         return self
