@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 
@@ -85,7 +85,8 @@ def without_elements(listing: Listing, maps: Sequence[str]) -> Listing:
 def kept_maps(now: Listing, then: Listing) -> Dict[str, Tuple[Dict[str, str], Dict[str, str]]]:
     """Maps of owners that both listings of a table have, by name: the elements of each as key to verdict, as nft takes them.
 
-    Maps of ranges and addresses are not among them: nft 1.0.6 only loads their elements along with the map.
+    Maps of ranges and addresses are not among them: nft 1.0.6 only loads their elements along with the map. Nor is a map in which
+    somebody put an element that we would not, such as one with a comment.
     """
     found = {}
     before = {item["map"]["name"]: item["map"] for item in now if "map" in item}
@@ -95,14 +96,19 @@ def kept_maps(now: Listing, then: Listing) -> Dict[str, Tuple[Dict[str, str], Di
             continue
         had = before.get(wanted["name"])
         if had is not None and {**had, "elem": None} == {**wanted, "elem": None}:
-            found[wanted["name"]] = (_verdicts(had), _verdicts(wanted))
+            has, wants = _verdicts(had), _verdicts(wanted)
+            if has is not None and wants is not None:
+                found[wanted["name"]] = (has, wants)
     return found
 
 
-def _verdicts(content: Mapping[str, Any]) -> Dict[str, str]:
+def _verdicts(content: Mapping[str, Any]) -> Optional[Dict[str, str]]:
+    """Key to verdict; None where there is another kind of element."""
     found = {}
     for key, verdict in content.get("elem", ()):
-        parts = key["concat"] if isinstance(key, dict) else [key]
+        parts = key.get("concat") if isinstance(key, dict) else [key]
+        if parts is None or not all(isinstance(part, (int, str)) for part in parts):
+            return None
         ((kind, target),) = verdict.items()
         found[" . ".join(map(str, parts))] = kind if target is None else f"{kind} {target['target']}"
     return found

@@ -108,6 +108,7 @@ def test_result_names_owners_and_what_was_there_before(host: Lab) -> None:
         "add rule inet portfence check_myapp accept",
         "insert rule inet portfence postrouting accept",
         "add element inet portfence checked_uids { tcp . 4242 : goto check_myapp }",
+        'add element inet portfence checked_uids { tcp . 4242 comment "by hand" : goto check_myapp }',
         "flush map inet portfence checked_uids",
         "add chain inet portfence stray",
     ],

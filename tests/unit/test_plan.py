@@ -117,6 +117,13 @@ def test_elements_of_owners_that_stay_are_not_touched() -> None:
     assert _plan.preparation(live={"inet": now}, wanted=then, fence=FENCE) == _plan.Preparation()
 
 
+def test_a_map_with_an_element_of_another_kind_is_filled_anew() -> None:
+    commented = owners(u1="a")
+    commented["map"]["elem"] = [[{"elem": {"val": key, "comment": "by hand"}}, verdict] for key, verdict in commented["map"]["elem"]]
+    lines = commands(_plan.transaction(live={"inet": table(chain("a"), commented)}, wanted=table(chain("a"), owners(u1="a")), fence=FENCE, cgroups={}))
+    assert "delete map inet portfence uids" in lines
+
+
 def test_a_new_chain_is_there_before_owners_are_led_to_it() -> None:
     fence = replace(FENCE, chains={"inet": {"a": "A\n", "b": "B\n", "looks_up": "vmap @uids\n"}})
     now = table(chain("a"), owners(u1="a", u2="a"))
