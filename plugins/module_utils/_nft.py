@@ -13,6 +13,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import Ho
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import (
     Listing,
+    in_order,
     parse_counters,
     parse_listing,
 )
@@ -57,7 +58,7 @@ class Nft:
 
     def live_text(self) -> str:
         """Our tables as nft prints them, without counts; empty when there is none. Raises HostError."""
-        return "".join(self._if_there(["-s", "list", "table", family, TABLE]) or "" for family in sorted(FAMILIES))
+        return in_order("".join(self._if_there(["-s", "list", "table", family, TABLE]) or "" for family in sorted(FAMILIES)))
 
     def counters(self) -> Dict[str, Tuple[int, int]]:
         """Counter name to packets and bytes; empty when there is no fence. Raises HostError."""
@@ -70,7 +71,7 @@ class Nft:
 
     def canonical_text(self, text: str) -> str:
         """The same as nft prints it, for people. Raises HostError."""
-        return self._in_namespace(text, ["-s"])
+        return in_order(self._in_namespace(text, ["-s"]))
 
     def load(self, text: str) -> None:
         """Change the kernel in one transaction: all of the text or nothing. Raises HostError."""

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+import re
+from typing import Any, Dict, List, Mapping, Match, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 
@@ -14,6 +15,10 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import Po
 MARKER = "managed_by_portfence_egress"
 
 Listing = List[Dict[str, Any]]
+
+# As nft prints them for people: everything in an object is indented twice.
+_TABLE_TEXT = re.compile(r"^(table .* \{\n)((?:.*\n)*?)\}\n", re.MULTILINE)
+_OBJECT_TEXT = re.compile(r"^\t[^\t\n}].*\{\n(?:\t\t.*\n)*\t\}\n", re.MULTILINE)
 
 
 def parse_listing(text: str) -> Listing:
@@ -80,6 +85,18 @@ def without_elements(listing: Listing, maps: Sequence[str]) -> Listing:
         for item in listing
         for kind, content in item.items()
     ]
+
+
+def in_order(text: str) -> str:
+    """``nft list table …`` with the objects of each table by kind and name: the kernel has them in the order in which they were made."""
+    return _TABLE_TEXT.sub(_ordered_table, text)
+
+
+def _ordered_table(table: Match[str]) -> str:
+    head, body = table.group(1), table.group(2)
+    if _OBJECT_TEXT.sub("", body).strip():
+        return table.group(0)
+    return head + "\n".join(sorted(_OBJECT_TEXT.findall(body))) + "}\n"
 
 
 def kept_maps(now: Listing, then: Listing) -> Dict[str, Tuple[Dict[str, str], Dict[str, str]]]:

@@ -87,6 +87,16 @@ def test_second_run_changes_nothing(host: Lab) -> None:
     assert state(host) == before
 
 
+def test_a_difference_is_shown_whatever_the_order_in_the_kernel(host: Lab) -> None:
+    for services in ([COLLECTOR], [MYAPP, COLLECTOR], [{**MYAPP, "exclusive": False}, COLLECTOR], [MYAPP, COLLECTOR]):
+        apply(host, *services)
+    again = apply(host, MYAPP, COLLECTOR, diff=True)
+    assert (again["changed"], again["diff"]["before"]) == (False, again["diff"]["after"])
+    host.run(["nft", "add", "chain", "inet", "portfence", "stray"])
+    mended = apply(host, MYAPP, COLLECTOR, diff=True)["diff"]
+    assert mended["before"].replace("\tchain stray {\n\t}\n\n", "") == mended["after"] != mended["before"]
+
+
 def test_result_names_owners_and_what_was_there_before(host: Lab) -> None:
     first = apply(host, MYAPP)
     assert first["owners"] == {"myapp": {"uids": [991], "gids": []}}

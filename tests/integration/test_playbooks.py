@@ -57,7 +57,7 @@ class Control:
     def state(self) -> Dict[str, str]:
         """What the playbooks may touch."""
         commands = {
-            "rules": "nft -s list ruleset",
+            "rules": "nft -s list ruleset | sort",
             "ports": "cat /proc/sys/net/ipv4/ip_local_port_range /proc/sys/net/ipv4/ip_local_reserved_ports",
             "accounts": "cat /etc/passwd",
             "files": "find /etc -newer /run/mark -type f -not -name '*-' -exec md5sum {} + | sort -k2",

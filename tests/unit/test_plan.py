@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional
 import pytest
 from ansible_collections.portfence.egress.plugins.module_utils import _plan
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
-from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import MARKER, Listing
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import MARKER, Listing, in_order
 from ansible_collections.portfence.egress.plugins.module_utils._nftables import Fence
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
 from ansible_collections.portfence.egress.plugins.module_utils._service import Declared
@@ -196,3 +196,14 @@ def test_a_foreign_table_of_our_name_is_left_alone() -> None:
         "table ip portfence exists and was not written by this collection; look at it with 'nft list table ip portfence',"
         " then rename it, or delete it with 'nft delete table ip portfence'"
     )
+
+
+def test_objects_are_listed_by_kind_and_name() -> None:
+    first = "table inet t {\n\tmap m {\n\t\ttype mark : verdict\n\t\telements = { 1 : accept,\n\t\t\t     2 : drop }\n\t}\n"
+    chains = ["\tchain b {\n\t}\n", "\tchain a {\n\t\ttype filter hook output priority 0; policy accept;\n\t\taccept\n\t}\n"]
+    text = "\n".join([first, *chains]) + "}\ntable ip t {\n}\n"
+    head, body = first.split("\n", 1)
+    assert in_order(text) == head + "\n" + "\n".join([chains[1], chains[0], body]) + "}\ntable ip t {\n}\n"
+    assert in_order(in_order(text)) == in_order(text)
+    odd = "table inet t {\n\tflags dormant\n\tchain b {\n\t}\n\n\tchain a {\n\t}\n}\n"
+    assert in_order(odd) == odd
