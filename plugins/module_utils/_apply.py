@@ -128,7 +128,7 @@ class FenceOfHost:
         """
         if check_mode:
             return self._plan(request, diff=diff)[0]
-        with self._host.lock(), self._units.lock():
+        with self._host.change_lock():
             outcome, steps = self._plan(request, diff=diff)
             self._run(outcome, steps)
             if steps.members and steps.units.after:
@@ -316,7 +316,6 @@ class FenceOfHost:
         if steps.remove_files:
             self._launcher.remove()
             self._store.remove_all()
-            self._units.remove_lock()
             self._host.remove_lock()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Boot, Change, Plan
+from ansible_collections.portfence.egress.plugins.module_utils._boot_lock import locked
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._iptables import FAMILIES, compile_fence, unsupported
@@ -41,7 +42,7 @@ class IptablesBackend(Backend):
         """
         self._host = host
         self._tool = Iptables(host, variant=variant)
-        self.boot = Boot(file=IPTABLES_FILE, command=f"/bin/sh {IPTABLES_FILE}", follows=_FOLLOWS)
+        self.boot = Boot(file=IPTABLES_FILE, command=locked(f"exec /bin/sh {IPTABLES_FILE}"), follows=_FOLLOWS)
 
     @property
     def variant(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _plan
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Boot, Change, Plan
+from ansible_collections.portfence.egress.plugins.module_utils._boot_lock import locked
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
@@ -43,7 +44,7 @@ class NftablesBackend(Backend):
         # Where the fence has units, it is loaded along with their cgroups.
         load = f"if test -e {SCRIPT}; then exec /bin/sh {SCRIPT} load; fi; exec {self._nft.path} -f {FENCE_FILE}"
         # Its configuration usually flushes every table.
-        self.boot = Boot(file=FENCE_FILE, command=f"/bin/sh -c '{load}'", follows=("nftables.service",))
+        self.boot = Boot(file=FENCE_FILE, command=locked(load), follows=("nftables.service",))
 
     def works(self) -> bool:
         """Whether the kernel can be asked."""

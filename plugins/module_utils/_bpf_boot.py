@@ -14,6 +14,7 @@ import os
 from typing import Dict, List, Mapping
 
 from ansible_collections.portfence.egress.plugins.module_utils._bpf import NAME_BYTES
+from ansible_collections.portfence.egress.plugins.module_utils._boot_lock import locked, take
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE
@@ -92,7 +93,10 @@ load() {{
 }}
 
 # Run commands of bpftool when nobody else changes the maps.
-locked() {{ flock --wait 60 {LOCK} bpftool batch file - >/dev/null; }}
+locked() {{
+    {take(path=LOCK, otherwise="exit 1")}
+    bpftool batch file - >/dev/null
+}}
 
 # Bytes of standard input as bpftool takes them.
 bytes() {{ od -An -v -tu1 | tr '\\n' ' '; }}
@@ -149,7 +153,7 @@ Conflicts=shutdown.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/bin/sh {SCRIPT_PATH} load {BASE} {cgroup}
+ExecStart={locked(f"exec /bin/sh {SCRIPT_PATH} load {BASE} {cgroup}")}
 
 [Install]
 WantedBy=sysinit.target

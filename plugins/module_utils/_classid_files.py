@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Dict, List, Mapping, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils._boot_lock import locked
 from ansible_collections.portfence.egress.plugins.module_utils._classid import format_classid, parse_classid
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, RUN
 
@@ -151,8 +152,8 @@ Conflicts=shutdown.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/bin/sh {SCRIPT} up
-ExecReload=/bin/sh {SCRIPT} up
+ExecStart={locked(f"exec /bin/sh {SCRIPT} up")}
+ExecReload={locked(f"exec /bin/sh {SCRIPT} up")}
 
 [Install]
 WantedBy=sysinit.target

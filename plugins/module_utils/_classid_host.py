@@ -130,13 +130,16 @@ class Cgroups:
             if units.running():
                 if plan.reload:
                     self._reload()
-                if plan.start:
-                    self._host.run(["systemctl", "start", UNIT])
                 self._check_sessions(plan)
         except HostError as error:
             raise HostError(f"{error}; {_take_back(undo)}") from error
         self._move(plan)
         self._remove(plan)
+
+    def start(self, plan: Plan) -> None:
+        """Start the unit, if the plan says so. Raises HostError."""
+        if plan.start and units.running():
+            self._host.run(["systemctl", "start", UNIT])
 
     def _reload(self) -> None:
         self._host.run(["systemctl", "daemon-reload"])
@@ -296,10 +299,12 @@ def converge(host: Host, params: Mapping[str, Any], *, check_mode: bool, diff: b
     if check_mode:
         facts, plan = _plan(cgroups, wanted, purge=params["purge"])
     else:
-        with host.lock():
+        with host.change_lock():
             facts, plan = _plan(cgroups, wanted, purge=params["purge"])
             if plan.changed:
                 cgroups.apply(plan, facts)
+        # The unit takes the lock.
+        cgroups.start(plan)
     return _report(plan, facts, diff=diff), plan.warnings
 
 

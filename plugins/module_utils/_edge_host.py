@@ -10,6 +10,7 @@ from typing import List, Sequence
 
 from ansible_collections.portfence.egress.plugins.module_utils import _edge
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Boot
+from ansible_collections.portfence.egress.plugins.module_utils._boot_lock import locked
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._identity import Identity
 from ansible_collections.portfence.egress.plugins.module_utils._nft_tables import Tables, removal, transaction
@@ -37,12 +38,12 @@ class EdgeOfHost:
         self._host = host
         self._nft = Nft(host)
         self._tables = Tables(host=host, nft=self._nft, name=_edge.TABLE)
-        boot = Boot(file=FILE, command=f"{self._nft.path} -f {FILE}", follows=("nftables.service",))
+        boot = Boot(file=FILE, command=locked(f"exec {self._nft.path} -f {FILE}"), follows=("nftables.service",))
         self._unit = Unit(host=host, boot=boot, rules=EDGE)
 
     def apply(self, entries: Sequence[Identity], *, unknown: str, check_mode: bool) -> Outcome:
         """Have these rules. Raises HostError; the kernel then has the old rules or the new ones, whole."""
-        with self._host.lock():
+        with self._host.change_lock():
             text = _edge.nftables_file(entries, unknown=unknown)
             body = _edge.nftables(entries, unknown=unknown)
             outcome = Outcome(before=self._host.read(FILE) or "", after=text)
@@ -73,7 +74,7 @@ class EdgeOfHost:
 
     def remove(self, *, check_mode: bool) -> Outcome:
         """Have none. Raises HostError."""
-        with self._host.lock():
+        with self._host.change_lock():
             outcome = Outcome(before=self._host.read(FILE) or "")
             live = self._tables.live()
             if live:

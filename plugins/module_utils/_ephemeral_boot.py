@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from ansible_collections.portfence.egress.plugins.module_utils._boot_lock import locked
+
 FILE = "/etc/sysctl.d/60-portfence.conf"
 RANGE_KEY = "net.ipv4.ip_local_port_range"
 RESERVED_KEY = "net.ipv4.ip_local_reserved_ports"
@@ -17,10 +19,14 @@ _ADD = f'dd of=/proc/sys/{RESERVED_KEY.replace(".", "/")} bs=256k iflag=fullbloc
 # written anywhere but at the start of ip_local_reserved_ports to the ports that are reserved
 # (proc_do_large_bitmap()), so nothing gets lost. Without our file they do nothing.
 BOOT_STEPS = (
-    f"/bin/sh -c 'test ! -e {FILE} || sed -n \"s/^{RANGE_KEY} = //p\" {FILE}"
-    f" | dd of=/proc/sys/{RANGE_KEY.replace('.', '/')} bs=4k conv=notrunc status=none'",
-    f"/bin/sh -c 'test ! -e {FILE} || sed -n \"s/^{RESERVED_KEY} = //p\" {FILE} | {_ADD}'",
-    f"/bin/sh -c 'test ! -e {FILE} || sed -nE"
-    ' "/=.*[^0-9,[:blank:]-]/d; s,^[[:blank:]]*-?net[./]ipv4[./]ip_local_reserved_ports[[:blank:]]*=[[:blank:]]*,,p"'
-    f" {_SYSCTLD} 2>/dev/null | tr -s \"[:blank:]\" , | {_ADD}'",
+    locked(
+        f'test ! -e {FILE} || sed -n "s/^{RANGE_KEY} = //p" {FILE}'
+        f" | dd of=/proc/sys/{RANGE_KEY.replace('.', '/')} bs=4k conv=notrunc status=none"
+    ),
+    locked(f'test ! -e {FILE} || sed -n "s/^{RESERVED_KEY} = //p" {FILE} | {_ADD}'),
+    locked(
+        f"test ! -e {FILE} || sed -nE"
+        ' "/=.*[^0-9,[:blank:]-]/d; s,^[[:blank:]]*-?net[./]ipv4[./]ip_local_reserved_ports[[:blank:]]*=[[:blank:]]*,,p"'
+        f' {_SYSCTLD} 2>/dev/null | tr -s "[:blank:]" , | {_ADD}'
+    ),
 )

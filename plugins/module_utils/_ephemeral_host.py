@@ -250,7 +250,7 @@ def converge(host: Host, params: Mapping[str, Any], *, check_mode: bool, diff: b
         facts = ports.facts()
         plan = make_plan(request, facts, problems=problems)
     else:
-        with host.lock():
+        with host.change_lock():
             facts = ports.facts()
             plan = make_plan(request, facts, problems=problems)
             ports.apply(plan, facts)

@@ -14,11 +14,13 @@ import fcntl
 import os
 import stat
 import subprocess
+import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Iterator, List, Optional, Sequence, Union
+from typing import IO, Iterator, List, Optional, Sequence, Union
 
+from ansible_collections.portfence.egress.plugins.module_utils import _boot_lock
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 
 LOCK_PATH = "/run/portfence.lock"
@@ -41,6 +43,9 @@ class Result:
 
 class Host:
     """The machine that the module runs on."""
+
+    def __init__(self) -> None:
+        self._held: List[int] = []
 
     def require_root(self) -> None:
         """Raises HostError when the module does not run as root."""
@@ -70,21 +75,25 @@ class Host:
     def run(self, args: Sequence[str], *, data: Optional[str] = None, check: bool = True) -> Result:
         """Run a program without a shell.
 
+        When this process is killed, the program goes on: it has all of its input by then, and the locks until it ends.
+
         :param data: its standard input.
         :param check: raise HostError unless it ends with status 0.
         """
         try:
-            done = subprocess.run(
-                list(args),
-                input="" if data is None else data,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                encoding="utf-8",
-                errors="replace",
-                env=_ENVIRONMENT,
-                cwd="/",
-                check=False,
-            )
+            with _input(data) as stdin:
+                done = subprocess.run(
+                    list(args),
+                    stdin=stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    encoding="utf-8",
+                    errors="replace",
+                    env=_ENVIRONMENT,
+                    cwd="/",
+                    pass_fds=self._held,
+                    check=False,
+                )
         except OSError as error:
             raise HostError(f"can't run {args[0]}: {error.strerror}") from error
         rc = done.returncode if done.returncode >= 0 else 128 - done.returncode
@@ -229,15 +238,28 @@ class Host:
                 os.close(handle)
                 handle = -1
                 handle = self._open_lock(path)
-            yield
+            self._held.append(handle)
+            try:
+                yield
+            finally:
+                self._held.remove(handle)
         finally:
             if handle >= 0:
                 os.close(handle)
 
+    @contextmanager
+    def change_lock(self) -> Iterator[None]:
+        """Hold the lock of all changes, and that of what systemd runs for us. Raises HostError when one is not free for LOCK_WAIT seconds."""
+        with self.lock(), self.lock(path=_boot_lock.PATH):
+            yield
+
     @staticmethod
     def _open_lock(path: str) -> int:
         try:
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            # Whoever can open the file can keep us waiting, and units once left it readable.
+            os.fchmod(handle, 0o600)
+            return handle
         except OSError as error:
             raise HostError(f"can't open the lock {path}: {error.strerror}") from error
 
@@ -251,8 +273,24 @@ class Host:
             return False
 
     def remove_lock(self) -> None:
-        """Take the file of the lock away. Only for one who holds it. Raises HostError."""
+        """Take the files of the locks away. Only for one who holds them. Raises HostError."""
+        self.remove(_boot_lock.PATH)
         self.remove(LOCK_PATH)
+
+
+@contextmanager
+def _input(data: Optional[str]) -> Iterator[Union[int, IO[bytes]]]:
+    """A standard input with this text in it.
+
+    No pipe: a program reads what is there, and acts on it, when the writer of a pipe is killed halfway. Raises OSError.
+    """
+    if not data:
+        yield subprocess.DEVNULL
+        return
+    with tempfile.TemporaryFile() as file:
+        file.write(data.encode("utf-8", "surrogateescape"))
+        file.seek(0)
+        yield file
 
 
 class Staged:

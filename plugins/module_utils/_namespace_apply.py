@@ -77,13 +77,15 @@ class Namespaces:
             # What is not made yet, nobody can be in.
             outcome.units_to_restart = self._to_restart(outcome)
             return outcome
-        with self._host.lock():
+        with self._host.change_lock():
             outcome, steps = self._plan(request, persist=persist)
             leaving = self._leaving(outcome)
             self._run(steps, outcome)
             if not outcome.target:
                 self._host.remove_lock()
             outcome.units_to_restart = sorted({*leaving, *self._to_restart(outcome)})
+        # They take the lock.
+        self._units.start(self._units.to_start(list(outcome.target)))
         if restart and outcome.units_to_restart:
             self._units.restart(outcome.units_to_restart)
             outcome.changes.extend(f"restart {unit}" for unit in outcome.units_to_restart)
@@ -246,7 +248,6 @@ class Namespaces:
         self._folder.remove([path for path in steps.remove if path not in units_before])
         if any(path.startswith(tuple(UNITS.values())) for path in steps.write):
             self._units.reload()
-        self._units.start(self._units.to_start(list(outcome.target)))
 
     def _leave(self, name: str) -> None:
         self._delete_interface(interface_of(name))

@@ -14,6 +14,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Dict, Iterable, List, Sequence, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils._boot_lock import locked
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import FAMILIES, INNER
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Namespace
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import MARKER
@@ -284,8 +285,8 @@ Conflicts=shutdown.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/bin/sh {script}
-ExecReload=/bin/sh {script}
+ExecStart={locked(f"exec /bin/sh {script}")}
+ExecReload={locked(f"exec /bin/sh {script}")}
 
 [Install]
 WantedBy=sysinit.target

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import glob
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._cgroups import UnitCgroup, default_slice
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
@@ -21,7 +20,6 @@ from ansible_collections.portfence.egress.plugins.module_utils._unit_members imp
     CGROUPS,
     DROP_IN,
     LIST,
-    LOCK,
     SCRIPT,
     drop_ins,
     list_text,
@@ -79,16 +77,6 @@ class UnitsOfHost:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep units from joining while the fence is replaced: what joined in between would be lost."""
-        with self._host.lock(path=LOCK):
-            yield
-
-    def remove_lock(self) -> None:
-        """Take the file of the lock away. Only for one who holds it, when no unit joins any more."""
-        self._host.remove(LOCK)
 
     def plan(self, members: Sequence[Member], services: Sequence[Service], changes: List[str]) -> UnitSteps:
         """Compare with what is there, and say in words what has to be done."""

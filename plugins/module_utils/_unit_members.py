@@ -18,12 +18,14 @@ from __future__ import annotations
 
 from typing import Dict, Mapping, Sequence, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils._boot_lock import PATH, take
 from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
 from ansible_collections.portfence.egress.plugins.module_utils._service import Service
 
 SCRIPT = "/etc/portfence/units.sh"
 LIST = "/etc/portfence/units.list"
-LOCK = "/run/portfence-units.lock"
+# What the script hands to nft.
+LOADED = "/run/portfence-units.nft"
 DROP_IN = "50-portfence.conf"
 # nft looks cgroups up below this path and no other.
 CGROUPS = "/sys/fs/cgroup"
@@ -38,7 +40,7 @@ def script_text(*, nft: str, fence_file: str) -> str:
     """
     return f"""#!/bin/sh
 {_HEADER}#
-# units.sh load       the fence, with the cgroups that its units have now
+# units.sh load       the fence, with the cgroups that its units have now; for portfence.service, which holds the lock
 # units.sh join UNIT  called by a unit in its own cgroup, before its other programs: adds the cgroup to the fence
 # units.sh leave UNIT called by a unit that has stopped: takes the cgroup out again, unless a process stays in it
 set -u
@@ -59,12 +61,19 @@ commands() {{
     done <"$list" | sed 's,"/,",'
 }}
 
-# One transaction, and nobody else who reads the cgroups and changes the fence meanwhile.
-run() {{ flock --wait 60 {LOCK} {nft} -f -; }}
+# Nobody else reads the list and the cgroups and changes the fence meanwhile.
+lock() {{ {take(otherwise=f'echo "portfence: {PATH} is held by another program" >&2; exit 255')}; }}
 
 case $1 in
-    load) {{ cat {fence_file}; commands add ''; }} | run ;;
+    load)
+        # No pipe: nft would act on half of the text if its writer were killed.
+        {{ cat {fence_file} && commands add ''; }} >{LOADED} && {nft} -f {LOADED}
+        status=$?
+        rm -f {LOADED}
+        exit $status
+        ;;
     join)
+        lock
         text=$(commands add "$2")
         own=$(sed -n 's/^0:://p' /proc/self/cgroup)/
         case $text in
@@ -77,17 +86,18 @@ case $1 in
             *) echo "portfence: $2 is in the cgroup $own, not in ${{path%%'" '*}} as the fence expects; run the play again" >&2; exit 255 ;;
         esac
         # systemd takes any other status for a condition that is not met, and keeps quiet about it.
-        printf '%s\\n' "$text" | run || {{
+        printf '%s\\n' "$text" | {nft} -f - || {{
             echo "portfence: the fence does not take $2, which may not start without it; see systemctl status portfence" >&2
             exit 255
         }}
         ;;
     leave)
+        lock
         own=$(sed -n 's/^0:://p' /proc/self/cgroup)
         case $own in */.control) exit 0 ;; esac
         while read -r pid; do [ "$pid" = "$$" ] || others=$pid; done <"$cgroups$own/cgroup.procs"
         [ -z "${{others-}}" ] || exit 0
-        commands delete "$2" | run
+        commands delete "$2" | {nft} -f -
         ;;
 esac
 """

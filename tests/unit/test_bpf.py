@@ -193,7 +193,7 @@ def test_texts_for_boot() -> None:
     """The unit comes before the network; a unit of a service joins before it starts and leaves when it has stopped."""
     unit = unit_text(cgroup="/sys/fs/cgroup")
     assert "Before=sysinit.target network-pre.target shutdown.target\n" in unit
-    assert "ExecStart=/bin/sh /etc/portfence/bpf-load load /etc/portfence /sys/fs/cgroup\n" in unit
+    assert "; exec /bin/sh /etc/portfence/bpf-load load /etc/portfence /sys/fs/cgroup'\n" in unit
     ((path, text),) = drop_ins({"worker@.service": "myapp"}, cgroup="/sys/fs/cgroup").items()
     assert path == "/etc/systemd/system/worker@.service.d/60-portfence-bpf.conf"
     assert "ExecStartPre=-+/bin/sh /etc/portfence/bpf-load join /sys/fs/cgroup myapp\n" in text

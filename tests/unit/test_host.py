@@ -170,3 +170,21 @@ def test_a_run_that_dies_gives_the_lock_back(tmp_path: Path, monkeypatch: pytest
         other.kill()
     with HOST.lock(wait=0):
         pass
+
+
+def test_a_program_has_its_whole_input_when_it_starts() -> None:
+    """Whoever writes to a pipe may be killed halfway, and the program would act on half of the text."""
+    text = "add rule\n" * 20_000
+    assert HOST.run(["stat", "-L", "-c", "%F %s", "/proc/self/fd/0"], data=text).out == f"regular file {len(text)}\n"
+    assert HOST.run(["cat"], data="ä\udcff").out.startswith("ä")
+    assert HOST.run(["cat"]).out == ""
+
+
+def test_programs_keep_the_lock(tmp_path: Path) -> None:
+    """They may outlive the process that started them."""
+    host = Host()
+    lock = tmp_path / "lock"
+    with host.lock(path=str(lock)):
+        seen = host.run(["sh", "-c", "readlink /proc/self/fd/*"], check=False).out
+    assert str(lock) in seen
+    assert str(lock) not in host.run(["sh", "-c", "readlink /proc/self/fd/*"], check=False).out

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import List
 
 import pytest
-from ansible_collections.portfence.egress.plugins.module_utils import _unit_members
+from ansible_collections.portfence.egress.plugins.module_utils import _boot_lock, _unit_members
 from ansible_collections.portfence.egress.plugins.module_utils._cgroups import UnitCgroup, default_slice, locate, slice_path
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import elements_of, without_elements
 from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
@@ -116,10 +116,11 @@ def run_script(tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
     (tmp_path / "fence.nft").write_text("# the fence\n", encoding="utf-8")
     (tmp_path / "units.list").write_text(_unit_members.list_text(MEMBERS), encoding="utf-8")
     nft = tmp_path / "nft"
-    nft.write_text("#!/bin/sh\ncat\n", encoding="utf-8")
+    nft.write_text('#!/bin/sh\ncat "$2"\n', encoding="utf-8")
     nft.chmod(0o755)
     text = _unit_members.script_text(nft=str(nft), fence_file=str(tmp_path / "fence.nft"))
-    for path, own in ((_unit_members.LIST, "units.list"), (_unit_members.LOCK, "lock"), (_unit_members.CGROUPS, "cgroup")):
+    places = {_unit_members.LIST: "units.list", _unit_members.LOADED: "loaded", _boot_lock.PATH: "lock", _unit_members.CGROUPS: "cgroup"}
+    for path, own in places.items():
         text = text.replace(path, str(tmp_path / own))
     return subprocess.run(["/bin/sh", "-c", text, "units.sh", *args], capture_output=True, text=True, check=False)
 
