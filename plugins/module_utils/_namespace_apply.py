@@ -16,7 +16,7 @@ from ansible_collections.portfence.egress.plugins.module_utils import _namespace
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, failure
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import interface_of
-from ansible_collections.portfence.egress.plugins.module_utils._namespace_files import UNITS, Files, Folder, Kept, host_base, wanted_files
+from ansible_collections.portfence.egress.plugins.module_utils._namespace_files import UNITS, Files, Folder, Kept, host_base, host_rules, wanted_files
 from ansible_collections.portfence.egress.plugins.module_utils._nft_tables import Tables, removal, transaction
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Namespace, Request, conflicts
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_state import State
@@ -112,9 +112,9 @@ class Namespaces:
         steps.write, steps.remove = self._folder.steps(wanted, present)
         outcome.changes.extend(f"write {path}" for path in steps.write)
         outcome.changes.extend(f"remove {path}" for path in steps.remove)
-        self._plan_host(outcome, steps, wanted=wanted, record=record)
+        self._plan_host(outcome, steps, families=families, record=record)
         for item in target.values():
-            self._plan_namespace(item, outcome, steps, wanted=wanted, families=families)
+            self._plan_namespace(item, outcome, steps, families=families)
         outcome.changes.extend(f"start {unit}" for unit in self._units.to_start(list(target)))
         self._warn(outcome, record)
         return outcome, steps
@@ -156,7 +156,7 @@ class Namespaces:
                 if self._state.exists(name) or self._state.has_interface(interface_of(name)):
                     outcome.changes.append(f"remove the network namespace {name}")
 
-    def _plan_host(self, outcome: Outcome, steps: _Steps, *, wanted: Files, record: Forwarding) -> None:
+    def _plan_host(self, outcome: Outcome, steps: _Steps, *, families: Sequence[str], record: Forwarding) -> None:
         tables = Tables(host=self._host, nft=self._nft, name=text.HOST_TABLE)
         live = tables.live()
         if not outcome.target:
@@ -167,8 +167,7 @@ class Namespaces:
                 steps.host_tables = removal(name=tables.name, live=live)
                 outcome.changes.append("remove the rules for forwarding")
             return
-        base = host_base(outcome.target)
-        body = wanted.texts[f"{base}/namespaces.nft"]
+        body = host_rules(outcome.target, families=families, forwarding=outcome.forwarding)
         canonical = tables.wanted(body)
         if live != canonical:
             steps.host_tables = transaction(name=tables.name, live=live, wanted=canonical, bodies=body)
@@ -177,11 +176,11 @@ class Namespaces:
         if not forwards:
             outcome.changes.append("turn on forwarding for the network namespaces")
         if steps.host_tables or not forwards:
-            steps.host_script = f"{base}/namespaces.sh"
+            steps.host_script = f"{host_base(outcome.target)}/namespaces.sh"
 
-    def _plan_namespace(self, item: Kept, outcome: Outcome, steps: _Steps, *, wanted: Files, families: Sequence[str]) -> None:
+    def _plan_namespace(self, item: Kept, outcome: Outcome, steps: _Steps, *, families: Sequence[str]) -> None:
         name = item.namespace.name
-        body = wanted.texts[item.rules]
+        body = item.rules
         before = len(outcome.changes)
         if not self._state.exists(name):
             # Tried in a throwaway namespace, so that what nft refuses is refused before anything is made.

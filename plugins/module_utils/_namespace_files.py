@@ -47,8 +47,8 @@ class Kept:
 
     @property
     def rules(self) -> str:
-        """The fence inside."""
-        return f"{self.folder}/{self.namespace.name}.nft"
+        """The fence inside, as text for nft."""
+        return text.rules_text(text.INNER_TABLE, text.inner_rules(self.namespace))
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,22 @@ def host_base(target: Mapping[str, Kept]) -> str:
     return BASE if any(item.base == BASE for item in target.values()) else RUN
 
 
+def host_rules(target: Mapping[str, Kept], *, families: Sequence[str], forwarding: Forwarding) -> str:
+    """The rules of the host for these namespaces, as text for nft. Pure."""
+    namespaces = [item.namespace for item in target.values()]
+    return text.rules_text(text.HOST_TABLE, text.host_rules(namespaces, families=families, forwarding=forwarding))
+
+
 def wanted_files(target: Mapping[str, Kept], *, families: Sequence[str], forwarding: Forwarding) -> Files:
     """Every file that these namespaces need. Pure."""
     if not target:
         return Files()
     base = host_base(target)
     units = UNITS[base]
-    namespaces = [item.namespace for item in target.values()]
-    rules, script = f"{base}/namespaces.nft", f"{base}/namespaces.sh"
-    tables = text.host_rules(namespaces, families=families, forwarding=forwarding)
+    script = f"{base}/namespaces.sh"
     texts = {
         f"{base}/namespaces.json": _dump(forwarding.to_dict()),
-        rules: text.rules_file(text.HOST_TABLE, tables),
-        script: text.host_script(rules=rules, forwarding=forwarding),
+        script: text.host_script(rules=host_rules(target, families=families, forwarding=forwarding), forwarding=forwarding),
         f"{units}/{text.HOST_UNIT}": text.host_unit(script=script, folder=base),
     }
     links = {f"{units}/{_WANTS}/{text.HOST_UNIT}": f"../{text.HOST_UNIT}"} if base == BASE else {}
@@ -84,7 +87,6 @@ def wanted_files(target: Mapping[str, Kept], *, families: Sequence[str], forward
         namespace, units = item.namespace, UNITS[item.base]
         unit = text.unit_of(namespace.name)
         texts[item.path] = _dump(namespace.to_dict())
-        texts[item.rules] = text.rules_file(text.INNER_TABLE, text.inner_rules(namespace))
         texts[item.script] = text.namespace_script(namespace, rules=item.rules, families=families)
         texts[f"{units}/{unit}"] = text.namespace_unit(namespace, script=item.script, folder=item.folder)
         if item.base == BASE:
@@ -156,6 +158,7 @@ class Folder:
         paths: List[str] = []
         links: Dict[str, str] = {}
         for base, units in UNITS.items():
+            # Rules had files of their own once.
             paths += [f"{base}/namespaces.{kind}" for kind in ("json", "nft", "sh")]
             paths += [f"{base}/namespaces.d/{name}" for name in self._host.list(f"{base}/namespaces.d")]
             for name in self._host.list(units):
@@ -196,8 +199,12 @@ class Folder:
             self._host.link(path, wanted.links[path])
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove these, and the folders that are empty then. Raises HostError."""
-        for path in paths:
+        """Remove these, and the folders that are empty then. Raises HostError.
+
+        The record of the host's forwarding goes last: as long as there is a namespace, the next run can't do without it.
+        """
+        records = {f"{base}/namespaces.{kind}" for base in UNITS for kind in ("json", "sh")}
+        for path in sorted(paths, key=lambda path: path in records):
             self._host.remove(path)
             for folder in reversed(_parents(path)):
                 if folder not in UNITS.values() and not folder.endswith(_WANTS):

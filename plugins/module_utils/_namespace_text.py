@@ -30,6 +30,7 @@ HEADER = "# Written by the Ansible module portfence.egress.network_namespace. Ch
 RECORD = "# Before the first namespace, as in namespaces.json: "
 
 _NFT_FAMILIES = {"ipv4": "ip", "ipv6": "ip6"}
+_END = "END_OF_RULES"
 _SHELL = f"""#!/bin/sh
 {HEADER}"""
 _SETTINGS = """set -eu
@@ -142,20 +143,25 @@ def bodies(table: str, tables: Dict[str, str]) -> str:
     return "\n".join(f"table {family} {table} {{\n{content}}}\n" for family, content in tables.items())
 
 
-def rules_file(table: str, tables: Dict[str, str]) -> str:
-    """A file for ``nft -f`` that gives these tables, where there are none or these already. Counters live on."""
+def rules_text(table: str, tables: Dict[str, str]) -> str:
+    """What gives ``nft -f`` these tables, where there are none or these already. Counters live on."""
     emptied = "".join(f"add table {family} {table}\nflush table {family} {table}\n" for family in tables)
-    return f"{HEADER}\n{emptied}\n{bodies(table, tables)}"
+    return f"{emptied}\n{bodies(table, tables)}"
+
+
+def _load(rules: str) -> str:
+    """The end of a command of the shell that loads rules. They are a part of the script, so that a boot has all of it old or all of it new."""
+    return f"nft -f - <<'{_END}'\n{rules}{_END}\n"
 
 
 def host_script(*, rules: str, forwarding: Forwarding) -> str:
     """The script of the host's side.
 
-    :param rules: path of the rules, which go first: no packet is forwarded without them.
+    :param rules: for nft. They go first: no packet is forwarded without them.
     """
     parts = [_SHELL, "# What the network namespaces of services need of their host.\n", _SETTINGS]
     parts.insert(2, f"{RECORD}{json.dumps(forwarding.to_dict(), sort_keys=True)}\n")
-    parts.append(f"\nnft -f {shlex.quote(rules)}\n")
+    parts.append(f"\n{_load(rules)}")
     if "ipv4" in forwarding.opened:
         parts.append("""
 # net.ipv4.ip_forward stays off, and with it what else it would change: the setting of each interface is what counts.
@@ -193,7 +199,7 @@ fi
 def namespace_script(namespace: Namespace, *, rules: str, families: Iterable[str]) -> str:
     """The script of one namespace. Its fence is in force before there is any way out.
 
-    :param rules: path of the rules inside.
+    :param rules: the rules inside, for nft.
     :param families: those that the host speaks.
     """
     name, near = shlex.quote(namespace.name), shlex.quote(namespace.interface)
@@ -209,8 +215,7 @@ if ! inside true 2>/dev/null; then
     rm -f "/run/netns/$name"
     ip netns add "$name"
 fi
-inside nft -f {shlex.quote(rules)}
-set_inside ipv4/ip_local_port_range '{low} {high}'
+inside {_load(rules)}set_inside ipv4/ip_local_port_range '{low} {high}'
 inside ip link set lo up
 if ! inside ip link show {INNER} >/dev/null 2>&1 || ! ip link show "$near" >/dev/null 2>&1; then
     ip link delete "$near" 2>/dev/null || true

@@ -244,10 +244,8 @@ def test_paths() -> None:
     assert sorted(found.texts) == [
         "/etc/netns/myapp/resolv.conf",
         "/etc/portfence/namespaces.d/myapp.json",
-        "/etc/portfence/namespaces.d/myapp.nft",
         "/etc/portfence/namespaces.d/myapp.sh",
         "/etc/portfence/namespaces.json",
-        "/etc/portfence/namespaces.nft",
         "/etc/portfence/namespaces.sh",
         "/etc/systemd/system/a.service.d/50-portfence-namespace.conf",
         "/etc/systemd/system/b.socket.d/50-portfence-namespace.conf",
@@ -255,24 +253,24 @@ def test_paths() -> None:
         "/etc/systemd/system/portfence-namespaces.service",
     ]
     assert "ipv6" not in found.texts["/etc/portfence/namespaces.d/myapp.sh"]
-    assert "table ip6" not in found.texts["/etc/portfence/namespaces.nft"]
+    assert "table ip6" not in found.texts["/etc/portfence/namespaces.sh"]
     assert wanted_files({}, families=("ipv4",), forwarding=Forwarding()).texts == {}
 
 
 def test_host_side_is_kept_for_boot_with_any_namespace() -> None:
     brief, lasting = Kept(read(name="a"), "/run/portfence"), Kept(read(name="b", source_ports="5000"))
-    assert "/run/portfence/namespaces.nft" in files(brief)
-    assert "/etc/portfence/namespaces.nft" in files(brief, lasting)
+    assert "/run/portfence/namespaces.sh" in files(brief)
+    assert "/etc/portfence/namespaces.sh" in files(brief, lasting)
     assert "/run/systemd/system/portfence-namespace@a.service" in files(brief, lasting)
 
 
 def test_forwarding_that_was_on_is_not_touched() -> None:
     assert "forwarding;" not in files(Kept(read()))["/etc/portfence/namespaces.sh"]
-    assert "refused" not in files(Kept(read()))["/etc/portfence/namespaces.nft"]
+    assert "refused" not in files(Kept(read()))["/etc/portfence/namespaces.sh"]
     opened = files(Kept(read()), forwarding=Forwarding(("ipv4",), ("lan0", "default")))
-    assert 'meta nfproto ipv4 iifname "lan0" accept' in opened["/etc/portfence/namespaces.nft"]
-    assert "default" not in opened["/etc/portfence/namespaces.nft"]
-    assert "nfproto ipv6" not in opened["/etc/portfence/namespaces.nft"]
+    assert 'meta nfproto ipv4 iifname "lan0" accept' in opened["/etc/portfence/namespaces.sh"]
+    assert 'iifname "default"' not in opened["/etc/portfence/namespaces.sh"]
+    assert "nfproto ipv6" not in opened["/etc/portfence/namespaces.sh"]
     assert "net/ipv4/conf" in opened["/etc/portfence/namespaces.sh"] and "net/ipv6/conf" not in opened["/etc/portfence/namespaces.sh"]
 
 
