@@ -45,7 +45,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._classid_plan imp
     parse_list,
 )
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._host import TEMPORARY, Host
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, RUN
 
 _ROUNDS = 100  # more than enough to catch the children of what is being moved
@@ -92,7 +92,7 @@ class Cgroups:
     def _files(self) -> List[str]:
         """Where a file of ours is, or would be."""
         drop_ins = [os.path.join(SYSTEM, folder, DROP_IN) for folder in self._host.list(SYSTEM) if folder.endswith(".service.d")]
-        sessions = [os.path.join(PAM, name) for name in self._host.list(PAM) if name.startswith(PAM_PREFIX)]
+        sessions = [os.path.join(PAM, name) for name in self._host.list(PAM) if name.startswith(PAM_PREFIX) and not name.endswith(TEMPORARY)]
         return [RECORD, SCRIPT, UNIT_PATH, *sessions, *drop_ins]
 
     def _classid(self, folder: str) -> Optional[int]:
@@ -116,6 +116,9 @@ class Cgroups:
     def apply(self, plan: Plan, facts: Facts) -> None:
         """Do what the plan says. Raises HostError, with files and cgroups as they were before unless processes move already."""
         undo: List[Callable[[], None]] = []
+        for name in self._host.list(PAM):
+            if name.startswith(PAM_PREFIX) and name.endswith(TEMPORARY):
+                self._host.remove(os.path.join(PAM, name))  # left by a run that was killed
         try:
             if plan.reload and units.running():
                 undo.append(self._reload)

@@ -29,7 +29,8 @@ LOCK_WAIT = 60.0
 # Fixed, so that neither a planted program nor a translated message can mislead a module that runs as root.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C", "LANG": "C"}
-_TEMPORARY = ".portfence-new"
+# The end of the name of a file that is being written.
+TEMPORARY = ".portfence-new"
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class Host:
 
     def stage(self, path: str, content: Union[str, bytes], *, mode: int = 0o644) -> Staged:
         """Write the content beside its place, without touching the place yet. Raises HostError."""
-        temporary = path + _TEMPORARY
+        temporary = path + TEMPORARY
         try:
             self._unlink(temporary)  # left by a run that was killed
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -188,8 +189,9 @@ class Host:
         self.stage(path, content, mode=mode).promote()
 
     def remove(self, path: str) -> None:
-        """Remove a file if it is there. Raises HostError."""
+        """Remove a file if it is there, and what a run that was killed left beside it. Raises HostError."""
         try:
+            self._unlink(path + TEMPORARY)
             self._unlink(path)
         except OSError as error:
             raise HostError(f"can't remove {path}: {error.strerror}") from error
@@ -288,7 +290,7 @@ def _input(data: Optional[str]) -> Iterator[Union[int, IO[bytes]]]:
         yield subprocess.DEVNULL
         return
     with tempfile.TemporaryFile() as file:
-        file.write(data.encode("utf-8", "surrogateescape"))
+        file.write(data.encode("utf-8", "replace"))
         file.seek(0)
         yield file
 
