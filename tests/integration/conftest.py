@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Optional
 
 import pytest
 
@@ -26,3 +27,9 @@ def fixture_lab() -> Iterator[Lab]:
     """A throwaway host; it is gone after the test."""
     with Lab() as lab:
         yield lab
+
+
+@pytest.fixture(name="points", scope="session")
+def fixture_points() -> Optional[int]:
+    """How many system calls of a run a crash is tried at: some, or with PORTFENCE_LONG=1 all of them (None)."""
+    return None if os.environ.get("PORTFENCE_LONG") == "1" else 14

@@ -421,7 +421,8 @@ class Lab(Node):
         order = ["portfence.service", "portfence-namespaces.service"]
         commands = []
         for unit in sorted({Path(name).name for name in listed}, key=lambda unit: (order.index(unit) if unit in order else len(order), unit)):
-            for line in self.run(["cat", f"/etc/systemd/system/{unit}"]).out.splitlines():
+            # systemd passes over a link to a unit that is not there.
+            for line in self.run(["cat", f"/etc/systemd/system/{unit}"], check=False).out.splitlines():
                 key, _equals, value = line.partition("=")
                 if key.strip() in ("ExecStartPre", "ExecStart", "ExecStartPost"):
                     value = value.strip()

@@ -1,0 +1,196 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the tests of crashes share: a module goes from one state of a lab to another and back, and is killed on the way each time."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from lab import Lab, LabError
+from lab_keeper import PATH, PEER_ADDRESSES, PORT
+from module_server import ModuleServer
+
+# Ports that no policy of these tests allows, one for each socket.
+OUTSIDE = 40000
+
+# Sends all the time until its standard input ends, and prints how often.
+_SENDER = """
+import select, socket, sys
+port, own, tried, pairs = int(sys.argv[1]), int(sys.argv[2]), 0, []
+for address in sys.argv[3:]:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", own))
+        own += 1
+        pairs.append((sock, kind, (address, port)))
+while True:
+    for sock, kind, where in pairs:
+        tried += 1
+        try:
+            if kind == socket.SOCK_DGRAM:
+                sock.sendto(b"anybody there?", where)
+            else:
+                sock.connect(where)
+        except OSError:
+            pass
+    if tried == len(pairs):
+        print("ready", flush=True)
+    if select.select([sys.stdin], [], [], 0.0002)[0]:
+        break
+print(tried)
+"""
+
+
+class Pressure:
+    """Somebody who sends all the time from ports outside: datagrams, and openings of connections, over IPv4 and IPv6."""
+
+    def __init__(self, lab: Lab, *enter: str) -> None:
+        """:param enter: a command that becomes the one who is fenced, and then runs what stands behind it."""
+        addresses = [PEER_ADDRESSES[family] for family in (4, 6)]
+        self._command = [*lab._enter, *enter, "/usr/bin/python3", "-I", "-c", _SENDER, str(PORT), str(OUTSIDE), *addresses]
+        self.tried = 0
+
+    def __enter__(self) -> Pressure:
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="ascii", env={"PATH": PATH}, start_new_session=True
+        )
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "ready\n":
+            raise LabError("the sender did not start")
+        return self
+
+    def __exit__(self, *_about: object) -> None:
+        self.tried = int(self._process.communicate()[0] or 0)
+
+
+def either(seen: Any, expected: Sequence[Any]) -> bool:
+    """What is seen is all the one or all the other."""
+    return seen in expected
+
+
+def each(seen: Sequence[Any], expected: Sequence[Sequence[Any]]) -> bool:
+    """Each part of what is seen is the one or the other."""
+    return len(seen) == len(expected[0]) and all(part in parts for part, parts in zip(seen, zip(*expected)))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A module, and two states to go to and fro between.
+
+    :ivar states: the parameters for each.
+    :ivar look: what the kernel has of it, or the files that programs read; compared with what it is when all went well.
+    :ivar whole: whether what is seen after a crash is good, given what the two states look like.
+    :ivar booted: the same for what is seen after a boot.
+    :ivar press: whoever must not get out in the meantime. :ivar leaked: how many of its packets did.
+    """
+
+    module: str
+    states: Tuple[Dict[str, Any], Dict[str, Any]]
+    look: Callable[[Lab], Any]
+    whole: Callable[[Any, Sequence[Any]], bool] = either
+    booted: Callable[[Any, Sequence[Any]], bool] = either
+    press: Optional[Callable[[Lab], Pressure]] = None
+    leaked: Callable[[Lab], int] = lambda lab: 0
+
+
+@dataclass
+class Crashes:
+    """What was seen. :ivar killed: the call that was not made any more, each time. :ivar problems: what should not have been, in words."""
+
+    killed: List[str] = field(default_factory=list)
+    problems: List[str] = field(default_factory=list)
+
+
+def crash(lab: Lab, modules: ModuleServer, subject: Subject, *, points: Optional[int]) -> Crashes:
+    """Go from state to state, and be killed on the way.
+
+    :param points: how many calls in each direction, spread evenly; None for all of them, and each in both ways: the process alone that
+        makes it, and everything at once.
+    """
+    expected: List[Any] = []
+    for state in subject.states:
+        converge(lab, modules, subject, state)
+        expected.append(subject.look(lab))
+        lab.reboot()
+        assert subject.look(lab) == expected[-1], "a boot alone changes what is there"
+        assert not modules.run(subject.module, state)["changed"], "a boot alone is something to mend"
+    assert expected[0] != expected[1]
+    plans = []
+    for to in (0, 1):
+        plans.append(list(_sample(len(_calls(modules, subject, to)), points)))
+    crashes = Crashes()
+    now = 1
+    for pair in zip(*_evened(plans)):
+        for to, (number, everybody) in enumerate(pair):
+            if to == now:
+                converge(lab, modules, subject, subject.states[1 - to])
+            _crash_once(lab, modules, subject, crashes, expected, to=to, kill=number, everybody=everybody)
+            now = to
+    return crashes
+
+
+def _calls(modules: ModuleServer, subject: Subject, to: int) -> List[str]:
+    """Go to a state, undisturbed; the calls on the way."""
+    done = modules.supervised(subject.module, subject.states[to])
+    assert done["rc"] == 0 and done["calls"], done
+    return list(done["calls"])
+
+
+def _sample(count: int, points: Optional[int]) -> Iterator[Tuple[int, bool]]:
+    if points is None:
+        yield from ((number, everybody) for number in range(count) for everybody in (False, True))
+        return
+    # Of two that follow each other, one dies alone.
+    for index in range(min(points, count)):
+        yield index * count // min(points, count), bool(index % 2)
+
+
+def _evened(plans: List[List[Tuple[int, bool]]]) -> List[List[Tuple[int, bool]]]:
+    """The shorter one begins again where it ends."""
+    longest = max(map(len, plans))
+    return [[plan[index % len(plan)] for index in range(longest)] for plan in plans]
+
+
+def converge(lab: Lab, modules: ModuleServer, subject: Subject, state: Dict[str, Any]) -> List[str]:
+    """Run the module, and again; what was not as it should be."""
+    first = modules.run(subject.module, state)
+    if first.get("failed"):
+        return [f"the next run fails: {first['msg']}"]
+    again = modules.run(subject.module, state)
+    return [f"the second run after that changes {again}"] if again.get("failed") or again["changed"] else []
+
+
+def _crash_once(
+    lab: Lab, modules: ModuleServer, subject: Subject, crashes: Crashes, expected: List[Any], *, to: int, kill: int, everybody: bool
+) -> None:
+    how = {"kill": kill, "everybody": everybody}
+    if subject.press is None:
+        calls = modules.supervised(subject.module, subject.states[to], **how)["calls"]
+    else:
+        with subject.press(lab) as pressure:
+            calls = modules.supervised(subject.module, subject.states[to], **how)["calls"]
+        if pressure.tried <= 4 or subject.leaked(lab):
+            # The first round is not enough to have been there all the time.
+            crashes.problems.append(f"{subject.module} {how}: of {pressure.tried} packets {subject.leaked(lab)} got out so far")
+    where = f"{subject.module} to state {to}, {'all' if everybody else 'one'} killed at call {kill}"
+    if len(calls) > kill:
+        where = f"{where}, {calls[kill]}"
+        crashes.killed.append(where)
+    seen = subject.look(lab)
+    if not subject.whole(seen, expected):
+        crashes.problems.append(f"{where}: there is neither the one nor the other: {seen}")
+    lab.reboot(check=False)
+    seen = subject.look(lab)
+    if not subject.booted(seen, expected):
+        crashes.problems.append(f"{where}: a boot gives neither the one nor the other: {seen}")
+    problems = converge(lab, modules, subject, subject.states[to])
+    if not problems and subject.look(lab) != expected[to]:
+        problems = [f"the next run gives {subject.look(lab)}"]
+    left = lab.run(["find", "/etc", "/run", "/usr/local", "-xdev", "-name", "*.portfence-new"]).out.split()
+    problems.extend(f"{path} is left" for path in left)
+    crashes.problems.extend(f"{where}: {problem}" for problem in problems)
