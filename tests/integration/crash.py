@@ -114,23 +114,17 @@ def crash(lab: Lab, modules: ModuleServer, subject: Subject, *, points: Optional
     """
     expected: List[Any] = []
     for state in subject.states:
-        converge(lab, modules, subject, state)
+        assert converge(modules, subject, state) == []
         expected.append(subject.look(lab))
         lab.reboot()
         assert subject.look(lab) == expected[-1], "a boot alone changes what is there"
         assert not modules.run(subject.module, state)["changed"], "a boot alone is something to mend"
     assert expected[0] != expected[1]
-    plans = []
-    for to in (0, 1):
-        plans.append(list(_sample(len(_calls(modules, subject, to)), points)))
+    plans = [list(_sample(len(_calls(modules, subject, to)), points)) for to in (0, 1)]
     crashes = Crashes()
-    now = 1
     for pair in zip(*_evened(plans)):
         for to, (number, everybody) in enumerate(pair):
-            if to == now:
-                converge(lab, modules, subject, subject.states[1 - to])
             _crash_once(lab, modules, subject, crashes, expected, to=to, kill=number, everybody=everybody)
-            now = to
     return crashes
 
 
@@ -156,7 +150,7 @@ def _evened(plans: List[List[Tuple[int, bool]]]) -> List[List[Tuple[int, bool]]]
     return [[plan[index % len(plan)] for index in range(longest)] for plan in plans]
 
 
-def converge(lab: Lab, modules: ModuleServer, subject: Subject, state: Dict[str, Any]) -> List[str]:
+def converge(modules: ModuleServer, subject: Subject, state: Dict[str, Any]) -> List[str]:
     """Run the module, and again; what was not as it should be."""
     first = modules.run(subject.module, state)
     if first.get("failed"):
@@ -188,7 +182,7 @@ def _crash_once(
     seen = subject.look(lab)
     if not subject.booted(seen, expected):
         crashes.problems.append(f"{where}: a boot gives neither the one nor the other: {seen}")
-    problems = converge(lab, modules, subject, subject.states[to])
+    problems = converge(modules, subject, subject.states[to])
     if not problems and subject.look(lab) != expected[to]:
         problems = [f"the next run gives {subject.look(lab)}"]
     left = lab.run(["find", "/etc", "/run", "/usr/local", "-xdev", "-name", "*.portfence-new"]).out.split()
