@@ -12,6 +12,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import In
 from ansible_collections.portfence.egress.plugins.module_utils._policy import NOT_ALLOCATED, audited, parse_variables
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet, PortSyntaxError
 from ansible_collections.portfence.egress.plugins.module_utils._service import PREFIX_BYTES, Allocated
+from ansible_collections.portfence.egress.plugins.module_utils._settings import ENFORCEMENTS
 
 DOCUMENTATION = r"""
 name: services
@@ -65,17 +66,14 @@ _value:
 """
 
 
-_ENFORCEMENTS = ("audit", "enforce")
-
-
 def services(variables: Any, backend: str = "auto", enforcement: str = "enforce", allocations: Any = None) -> List[Dict[str, Any]]:
     """See DOCUMENTATION. Raises AnsibleFilterError."""
     if not isinstance(variables, Mapping):
         raise AnsibleFilterError("portfence.egress.services takes a mapping of variable names to their values")
     if not isinstance(backend, str) or backend not in ("auto", *PREFIX_BYTES):
         raise AnsibleFilterError(f"backend: found {shown(backend)}; accepted: {', '.join(('auto', *PREFIX_BYTES))}")
-    if not isinstance(enforcement, str) or enforcement not in _ENFORCEMENTS:
-        raise AnsibleFilterError(f"egress_enforcement: found {shown(enforcement)}; accepted: {', '.join(_ENFORCEMENTS)}")
+    if not isinstance(enforcement, str) or enforcement not in ENFORCEMENTS:
+        raise AnsibleFilterError(f"egress_enforcement: found {shown(enforcement)}; accepted: {', '.join(ENFORCEMENTS)}")
     try:
         found = parse_variables(variables, backend="nftables" if backend == "auto" else backend, allocated=_allocated(allocations))
     except InputError as error:

@@ -180,9 +180,25 @@ class FenceOfHost:
             declared, lookup=self._lookup, admin_uids=self._admin_uids, planned_accounts=request.planned_accounts
         )
         problems = [*conflicts(declared), *problems]
+        problems.extend(self._left_over(request, target, problems))
         if problems:
             raise InputError(what="the policy of this host", problems=problems)
         return resolved
+
+    @staticmethod
+    def _left_over(request: Request, target: Mapping[str, Declared], problems: Sequence[Problem]) -> List[Problem]:
+        """What to do about services of the host that are not given, and stand in the way of one that is: it may have a new name."""
+        given = {item.service.name for item in request.services}
+        told = "\n".join(map(str, problems))
+        return [
+            Problem(
+                item.path,
+                f"{name} is on this host and not among the services that are given; accepted: the same name as before, {name} with"
+                " state: absent, or purge (egress_purge: true) to remove every service that is not given",
+            )
+            for name, item in target.items()
+            if name not in given and item.path in told
+        ]
 
     def _plan_fence(
         self, request: Request, target: Mapping[str, Declared], live: Any, outcome: Outcome, *, diff: bool
