@@ -19,7 +19,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._backends import 
 from ansible_collections.portfence.egress.plugins.module_utils._bpf_host import BpfOfHost, BpfPlan
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Staged
 from ansible_collections.portfence.egress.plugins.module_utils._launcher_host import PATH as LAUNCHER_PATH
 from ansible_collections.portfence.egress.plugins.module_utils._launcher_host import Launcher
 from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
@@ -224,7 +224,7 @@ class FenceOfHost:
             return steps
         steps.members = plan.members
         steps.units = self._units.plan(plan.members, [item.service for item in target.values()], outcome.changes)
-        if self._host.read(self._backend.boot.file) != plan.text:
+        if self._host.read_own(self._backend.boot.file) != plan.text:
             steps.fence_file = plan.text
             outcome.changes.append(f"write {self._backend.boot.file}")
         for item in target.values():
@@ -302,7 +302,7 @@ class FenceOfHost:
             if steps.load is not None:
                 self._backend.load(steps.load)
             if staged is not None:
-                staged.promote()
+                self._promote(staged, loaded=steps.load is not None)
         except BaseException:
             if staged is not None:
                 staged.discard()
@@ -334,6 +334,15 @@ class FenceOfHost:
             self._store.remove_all()
             self._units.remove_lock()
             self._host.remove_lock()
+
+    @staticmethod
+    def _promote(staged: Staged, *, loaded: bool) -> None:
+        try:
+            staged.promote()
+        except HostError as error:
+            if not loaded:
+                raise
+            raise HostError(f"{error}; the kernel has the new fence, and the next boot loads the old one: mend that, and run again") from error
 
 
 def is_untouched(host: Host) -> bool:
