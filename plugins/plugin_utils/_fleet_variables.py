@@ -11,6 +11,7 @@ a policy is read once, and so is any other that comes out equal.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible.errors import AnsibleError
@@ -53,6 +54,7 @@ class Fleet:
         host_id = read_name("egress_host_id", values.get("egress_host_id"), problems) or read_name("inventory_hostname", name, problems)
         domain = read_name("egress_nat_domain", values.get("egress_nat_domain"), problems)
         pools = read_pools(values.get("egress_port_pools"), problems)
+        _check_rollout(values, problems)
         policy = self._policy(values, "nftables" if backend == "auto" else backend)
         if policy.declared:
             problems.extend(self._groups.problems(name))
@@ -107,6 +109,19 @@ class Fleet:
             self._plain[id(value)] = known
             self._kept.append(value)
         return known
+
+
+def _check_rollout(values: _Values, problems: List[Problem]) -> None:
+    """What the role rollout is given beside the policy; the playbook site does not have the role look at its arguments again."""
+    sample = values.get("egress_probe_sample")
+    number = str(sample) if isinstance(sample, (int, str)) and not isinstance(sample, bool) else ""
+    if sample is not None and not re.fullmatch(r"\s*[0-9]{1,9}\s*", number, re.ASCII):
+        problems.append(Problem("egress_probe_sample", f"found {shown(sample)}; accepted: a number of services, 0 or more"))
+    units = values.raw.get("egress_classid_units")
+    # What is in it is looked at by the role cgroups, on the host.
+    units = units if isinstance(units, Mapping) else values.get("egress_classid_units")
+    if units is not None and not isinstance(units, Mapping):
+        problems.append(Problem("egress_classid_units", f"found {shown(units)}; accepted: a mapping of service names to lists of units"))
 
 
 def _has_text_keys(value: Any) -> bool:
