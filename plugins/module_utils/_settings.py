@@ -51,7 +51,7 @@ _ACCEPTED: Dict[str, Any] = {
     "egress_purge": (lambda value: isinstance(value, bool) or str(value).strip().lower() in _BOOLEANS, "true, false"),
     "egress_serial": (_is_serial, "a number of hosts from 1, a percentage such as 25%, or a list of them"),
     "egress_max_fail_percentage": (_is_percentage, "a percentage from 0 to 100"),
-    "egress_classid_units": (_is_units, "a mapping of services to lists of systemd units"),
+    "egress_classid_units": (_is_units, "a mapping of service names to lists of units"),
     "egress_probe_sample": (lambda value: _is_count(value, least=0), "a number of services, 0 or more"),
 }
 

@@ -126,6 +126,7 @@ def test_everything_that_is_wrong_is_in_one_report(control: Control) -> None:
     everywhere = control.inventory["all"]
     everywhere["vars"]["egress_port_pools"] = ["20000-20999", "20500-21999"]
     everywhere["vars"]["egress_services__hand"] = {"hand": {"source_ports": 20100, "on_violation": "shout"}}
+    everywhere["vars"].update(egress_probe_sample="many", egress_classid_units="legacy.service")
     everywhere["children"]["one"] = {"hosts": {"web1": {}}, "vars": {"egress_services__x": {"x": {"source_ports": 1000}}}}
     everywhere["children"]["two"] = {"hosts": {"web1": {}}, "vars": {"egress_services__x": {"x": {"source_ports": 2000}}}}
     everywhere["children"]["site_z"]["hosts"]["web3"] = {"egress_services__y": "{{ not_there }}"}
@@ -133,6 +134,8 @@ def test_everything_that_is_wrong_is_in_one_report(control: Control) -> None:
     for line in (
         "findings in the policies of 3 hosts:",
         "web1, web2, web3: egress_port_pools[1]: found 20500-21999, which overlaps with 20000-20999 of egress_port_pools[0]",
+        "web1, web2, web3: egress_probe_sample: found 'many'; accepted: a number of services, 0 or more",
+        "web1, web2, web3: egress_classid_units: found 'legacy.service'; accepted: a mapping of service names to lists of units",
         "web1, web2, web3: egress_services__hand.hand.on_violation: found 'shout'; accepted: drop, reject, log",
         "web1, web2, web3: egress_services__hand.hand.source_ports: found 20100, which lies inside the pools 20000-21999",
         "web1: egress_services__x.x.source_ports: found 1000 in the group one and 2000 in the group two, which Ansible prefers",
@@ -215,7 +218,7 @@ def test_how_a_policy_is_carried_out_is_validated_as_well(control: Control) -> N
         "egress_purge": ("maybe", "'maybe'; accepted: true, false"),
         "egress_serial": ([1, "200%"], "a list; accepted: a number of hosts from 1, a percentage such as 25%, or a list of them"),
         "egress_max_fail_percentage": ("many", "'many'; accepted: a percentage from 0 to 100"),
-        "egress_classid_units": (["a.service"], "a list; accepted: a mapping of services to lists of systemd units"),
+        "egress_classid_units": (["a.service"], "a list; accepted: a mapping of service names to lists of units"),
         "egress_probe_sample": (-1, "-1; accepted: a number of services, 0 or more"),
         "egress_addresses": ("web1", "'web1'; accepted: an IPv4 or IPv6 address, or a network such as 10.1.0.0/16, or a list of them"),
     }
