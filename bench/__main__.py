@@ -49,8 +49,8 @@ ROWS = {
     boot.NAME: Plan(boot.run, 25),
     memory.NAME: Plan(memory.run, 15, {"sizes": (100, 1000)}),
     reuse.NAME: Plan(reuse.run, 1),
-    playbook.NAME: Plan(playbook.run, 3, {"sizes": (1, 20, 1000), "builtin_sizes": (20,), "builtin_again": False}),
-    fleet.NAME: Plan(fleet.run, 5, {"fleets": (30,)}),
+    playbook.NAME: Plan(playbook.run, 3, {"sizes": (1, 1000), "builtin_sizes": (1,), "builtin_again": False}),
+    fleet.NAME: Plan(fleet.run, 5, {"fleets": (10,)}),
     controller.NAME: Plan(controller.run, 3, {"sizes": (300, 1000)}),
 }
 QUICK = 5  # a quick run has so many times fewer rounds

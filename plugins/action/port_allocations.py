@@ -75,18 +75,20 @@ def _plan(inventory: Inventory, params: Mapping[str, Any]) -> Outcome:
     try:
         today = date.fromisoformat(params["date"]) if params["date"] else datetime.now(timezone.utc).date()
     except ValueError:
-        problems.append(Problem("date", f"found {shown(params['date'])}; accepted: a day such as 2026-01-31"))
-        today = date.min
+        problems.append(Problem("egress_allocation_date", f"found {shown(params['date'])}; accepted: a day such as 2026-01-31"))
+        # One mistake is enough: no day of the file is later.
+        today = date.max
     renames = {
-        read_name("egress_renamed_hosts", old, problems): read_name(f"egress_renamed_hosts.{old}", new, problems)
+        read_name("egress_renamed_hosts", old, problems, required=True): read_name(f"egress_renamed_hosts.{old}", new, problems, required=True)
         for old, new in params["renamed_hosts"].items()
     }
     latest = max((day for holding in inventory.lock.holdings for day in (holding.since, holding.until or holding.since)), default=today)
     if latest > today:
         problems.append(Problem(inventory.path, f"found the day {latest}, and today is {today} in UTC; accepted: the right date on the controller"))
-    renamed = rename(inventory.lock.holdings, renames=renames, today=today)
+    named = {old: new for old, new in renames.items() if old and new}
+    renamed = rename(inventory.lock.holdings, renames=named, hosts={host.host_id for host in inventory.hosts}, today=today)
     problems.extend(renamed.problems)
-    missing = missing_hosts(renamed.holdings, hosts={host.host_id for host in inventory.hosts}, many=_MANY)
+    missing = missing_hosts(renamed.holdings, hosts={(host.domain, host.host_id) for host in inventory.hosts}, many=_MANY)
     if missing and not params["missing_hosts"]:
         problems.append(_missing(missing, count=len(inventory.hosts)))
     if inventory.automatic and not inventory.path:
@@ -110,6 +112,7 @@ def _missing(hosts: Sequence[str], *, count: int) -> Problem:
     more = f" and {len(hosts) - _NAMED} more" if len(hosts) > _NAMED else ""
     return Problem(
         "inventory",
-        f"found {count} hosts, and {len(hosts)} that hold ranges are not among them: {', '.join(hosts[:_NAMED])}{more}; accepted: the whole"
-        " inventory, egress_renamed_hosts for hosts with a new name, or -e egress_missing_hosts=true to take the ranges of all these back",
+        f"found {count} host{'' if count == 1 else 's'}, and {len(hosts)} that hold ranges are not among them: {', '.join(hosts[:_NAMED])}{more};"
+        " accepted: the whole inventory with the NAT domains as they were, egress_renamed_hosts for hosts with a new name, or"
+        " -e egress_missing_hosts=true to take the ranges of all these back",
     )

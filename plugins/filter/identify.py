@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import Any, Callable, Dict, List, Mapping
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, PortFenceError, Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._identify import identify as matches_of
 from ansible_collections.portfence.egress.plugins.module_utils._identify import read_question
-from ansible_collections.portfence.egress.plugins.module_utils._lock_file import LockFile, parse
-from ansible_collections.portfence.egress.plugins.plugin_utils._lock_store import lock_path, read
+from ansible_collections.portfence.egress.plugins.module_utils._lock_file import COMMAND, LockFile, parse
+from ansible_collections.portfence.egress.plugins.plugin_utils._lock_store import NoFolderError, lock_path, read
 from ansible_collections.portfence.egress.plugins.plugin_utils._places import places
 
 DOCUMENTATION = r"""
@@ -102,6 +102,14 @@ _value:
       type: list
       elements: str
       sample: ["web on web1 in the NAT domain east: 16384-16895 since 2026-01-01"]
+    unread:
+      description:
+        - What could not be read, a line for each. With any, the answer may lack services. These are variables of hosts that may have the
+          port as well, and the file of allocated ports, if there is none and a host with the address has services with
+          C(source_ports) V(auto).
+      type: list
+      elements: str
+      sample: ["web7: egress_addresses: found a template that fails: 'ansible_default_ipv4' is undefined"]
 """
 
 
@@ -117,8 +125,8 @@ def identify(
         if question is None:
             raise InputError(what="the question", problems=problems)
         found = places(hosts, question.address)
-        holdings = _lock(lock_file, inventory_sources).holdings
-        matches = matches_of(question, seen=found.seen, domains=found.domains, hosts=found.names, holdings=holdings)
+        lock, missing = _lock(lock_file, inventory_sources)
+        matches = matches_of(question, seen=found.seen, domains=found.domains, hosts=found.names, holdings=lock.holdings)
     except PortFenceError as error:
         raise AnsibleFilterError(str(error)) from error
     return {
@@ -127,25 +135,23 @@ def identify(
         "hosts": [place.host.name for place in found.seen],
         "matches": [match.to_dict() for match in matches],
         "text": [str(match) for match in matches],
+        # Hosts whose ports are all written by hand need no file.
+        "unread": [*found.unread, *([missing] if missing and found.automatic else [])],
     }
 
 
-def _lock(path: Any, sources: Any) -> LockFile:
-    """The file of allocated ports; an empty one where there is none, which is no mistake unless somebody named it."""
-    if path is None and sources is None:
-        return LockFile()
+def _lock(path: Any, sources: Any) -> Tuple[LockFile, str]:
+    """The file of allocated ports, and why there is none; which is a mistake if somebody named it."""
     try:
         place = lock_path(path, sources)
-    except PortFenceError:
-        if path is not None:
-            raise
-        return LockFile()
+    except NoFolderError as error:
+        return LockFile(), str(error)
     text = read(place)
-    if text is None:
-        if path is not None:
-            raise PortFenceError(f"{place}: there is no such file; accepted: the file of allocated ports")
-        return LockFile()
-    return parse(text, path=place)
+    if text is not None:
+        return parse(text, path=place), ""
+    if path is not None:
+        raise PortFenceError(f"{place}: there is no such file; accepted: the file of allocated ports")
+    return LockFile(), f"{place}: there is no such file; run: {COMMAND}"
 
 
 class FilterModule:

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Mapping
+from typing import Any, Callable, Dict, List
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.portfence.egress.plugins.module_utils._errors import shown
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import from_services
+from ansible_collections.portfence.egress.plugins.plugin_utils._services import each_service
 
 DOCUMENTATION = r"""
 name: namespaces
@@ -51,14 +51,11 @@ _value:
 
 def namespaces(services: Any) -> List[Dict[str, Any]]:
     """See DOCUMENTATION. Raises AnsibleFilterError."""
-    if not isinstance(services, (list, tuple)):
-        raise AnsibleFilterError(f"portfence.egress.namespaces takes a list of services, found {shown(services)}")
-    for index, service in enumerate(services):
-        if not isinstance(service, Mapping) or not isinstance(service.get("name"), str):
-            raise AnsibleFilterError(f"services[{index}]: found {shown(service)}; accepted: a mapping with name, source_ports, …")
+    listed = list(each_service(services, by="namespaces"))
+    for index, service in enumerate(listed):
         if service.get("assignment") == "namespace" and service.get("state") != "absent" and "source_ports" not in service:
             raise AnsibleFilterError(f"services[{index}].source_ports: missing; accepted: one range such as 50000-50999")
-    return from_services(services)
+    return from_services(listed)
 
 
 class FilterModule:

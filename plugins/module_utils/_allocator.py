@@ -90,25 +90,22 @@ def held_by(holdings: Iterable[Holding]) -> Dict[Key, PortSet]:
     return {key: PortSet.of(parts) for key, parts in ranges.items()}
 
 
-def rename(holdings: Sequence[Holding], *, renames: Mapping[str, str], today: date) -> Outcome:
+def rename(holdings: Sequence[Holding], *, renames: Mapping[str, str], hosts: AbstractSet[str], today: date) -> Outcome:
     """Let hosts go on under other names: their ranges stay where they are, and the history says since when the name is new.
 
     :param renames: old name to new name. A name is one or the other: done again, a chain or a swap would move other hosts' ranges.
-    A rename that was done before changes nothing.
+        A rename that was done before changes nothing.
+    :param hosts: ids of all hosts of the inventory: new names are among them, old ones are not.
     """
     problems = []
     holders = {holding.key.host for holding in holdings if holding.until is None and holding.key.host}
     targets: Dict[str, str] = {}
     for old, new in sorted(renames.items()):
-        path = f"egress_renamed_hosts.{old}"
-        if new in targets:
-            problems.append(Problem(path, f"found {new}, the new name of {targets[new]} as well; accepted: a name of its own for each host"))
-        elif new in renames:
-            problems.append(Problem(path, f"found {new}, which is renamed as well; accepted: a name that is not, and a run for each step"))
-        elif old in holders and new in holders:
-            problems.append(Problem(path, f"found {new}, which holds ranges of its own; accepted: a name that holds none"))
-        elif old not in holders and new not in holders:
-            problems.append(Problem(path, f"found {new}, and neither name holds a range; accepted: the old name of a host that does"))
+        mistake = _no_rename(old, new, renames=renames, targets=targets, hosts=hosts, holders=holders) or (
+            "" if old in holders else _not_done(holdings, old, new)
+        )
+        if mistake:
+            problems.append(Problem(f"egress_renamed_hosts.{old}", mistake))
         targets[new] = old
     if problems:
         return Outcome(tuple(holdings), problems=tuple(problems))
@@ -116,36 +113,65 @@ def rename(holdings: Sequence[Holding], *, renames: Mapping[str, str], today: da
     taken: List[Holding] = []
     released: List[Holding] = []
     for holding in holdings:
-        if holding.until is not None:
-            # Renamed twice on one day: the name in between was nobody's.
-            again = renames.get(holding.renamed) if holding.until == today else None
-            result.append(holding._replace(renamed=again) if again else holding)
-            continue
-        new = renames.get(holding.key.host, holding.key.host)
+        new = holding.key.host if holding.until is not None else renames.get(holding.key.host, holding.key.host)
         if new == holding.key.host:
             result.append(holding)
             continue
-        moved = holding._replace(key=holding.key._replace(host=new))
-        taken.append(moved if holding.since == today else moved._replace(since=today))
-        result.append(taken[-1])
-        if holding.since != today:
-            released.append(holding._replace(until=today, renamed=new))
-            result.append(released[-1])
-    return Outcome(tuple(sorted(_joined(result), key=order)), taken=tuple(taken), released=tuple(released))
+        # Also on the day on which it was handed out: that line alone tells this name from one that nobody had.
+        released.append(holding._replace(until=today, renamed=new))
+        taken.append(holding._replace(key=holding.key._replace(host=new), since=today))
+        result.extend((released[-1], taken[-1]))
+    return Outcome(tuple(sorted(_joined(sorted(result, key=order)), key=order)), taken=tuple(taken), released=tuple(released))
 
 
-def missing_hosts(holdings: Iterable[Holding], *, hosts: AbstractSet[str], many: float) -> Tuple[str, ...]:
-    """Hosts that hold ranges and are not among these, if they are several and a large part of all that do.
+def _no_rename(
+    old: str, new: str, *, renames: Mapping[str, str], targets: Mapping[str, str], hosts: AbstractSet[str], holders: AbstractSet[str]
+) -> str:
+    """What keeps two names from being the old and the new one of a host; empty for nothing."""
+    if new in targets:
+        return f"found {new}, the new name of {targets[new]} as well; accepted: a name of its own for each host"
+    if new in renames:
+        return f"found {new}, which is renamed as well; accepted: a name that is not, and a run for each step"
+    if new not in hosts:
+        return f"found {new}, and the inventory has no such host; accepted: the name that the host has there now, or its egress_host_id"
+    if old in hosts:
+        return f"found {new}, and the inventory has a host {old} as well; accepted: an old name that no host has any more"
+    if old in holders and new in holders:
+        return f"found {new}, which holds ranges of its own; accepted: a name that holds none"
+    return ""
 
-    That is what a part of an inventory looks like: a slice, or a source that answered with half of its hosts.
 
-    :param hosts: ids of all hosts.
+def _not_done(holdings: Sequence[Holding], old: str, new: str) -> str:
+    """Why a rename from a name that holds nothing is no rename that was done before; empty where it is one."""
+    past = [holding for holding in holdings if holding.key.host == old and holding.until is not None]
+    if not past:
+        return f"found {new}, and {old} never held a range; accepted: the old name of a host that does"
+    if any(holding.renamed == new for holding in past):
+        return ""
+    last = max(past, key=lambda holding: holding.until or date.min)
+    what = f"went on as {last.renamed}" if last.renamed else "gave its ranges back"
+    return f"found {new}, and {old} {what} on {last.until}; accepted: the old name of a host that holds ranges, or the file of before from git"
+
+
+def missing_hosts(holdings: Iterable[Holding], *, hosts: AbstractSet[Tuple[str, str]], many: float) -> Tuple[str, ...]:
+    """Hosts that hold ranges and are not where they hold them, if they are several and a large part of all that do.
+
+    That is what a part of an inventory looks like: a slice, or a source that answered with half of its hosts; and a NAT domain
+    with another name.
+
+    :param hosts: NAT domain and id of all hosts.
     :param many: the part that is large, from 0 to 1.
-    :returns: their ids, sorted; none where one or a few left.
+    :returns: their ids and domains, sorted; none where one or a few left.
     """
-    holders = {holding.key.host for holding in holdings if holding.until is None and holding.key.host}
+    holders = {(holding.key.domain, holding.key.host) for holding in holdings if holding.until is None and holding.key.host}
     missing = holders - hosts
-    return tuple(sorted(missing)) if len(missing) > 1 and len(missing) >= many * len(holders) else ()
+    if len(missing) < 2 or len(missing) < many * len(holders):
+        return ()
+    moved = {host: domain for domain, host in hosts}
+    return tuple(
+        f"{host} in {domain}" + (f" (now in {moved[host] or 'no NAT domain'})" if host in moved else "")
+        for host, domain in sorted((host, domain) for domain, host in missing)
+    )
 
 
 def allocate(*, holdings: Sequence[Holding], requests: Sequence[Request], today: date, quarantine: int) -> Outcome:

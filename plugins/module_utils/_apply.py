@@ -19,7 +19,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._backends import 
 from ansible_collections.portfence.egress.plugins.module_utils._bpf_host import BpfOfHost, BpfPlan
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Staged
 from ansible_collections.portfence.egress.plugins.module_utils._launcher_host import PATH as LAUNCHER_PATH
 from ansible_collections.portfence.egress.plugins.module_utils._launcher_host import Launcher
 from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
@@ -180,9 +180,25 @@ class FenceOfHost:
             declared, lookup=self._lookup, admin_uids=self._admin_uids, planned_accounts=request.planned_accounts
         )
         problems = [*conflicts(declared), *problems]
+        problems.extend(self._left_over(request, target, problems))
         if problems:
             raise InputError(what="the policy of this host", problems=problems)
         return resolved
+
+    @staticmethod
+    def _left_over(request: Request, target: Mapping[str, Declared], problems: Sequence[Problem]) -> List[Problem]:
+        """What to do about services of the host that are not given, and stand in the way of one that is: it may have a new name."""
+        given = {item.service.name for item in request.services}
+        told = "\n".join(map(str, problems))
+        return [
+            Problem(
+                item.path,
+                f"{name} is on this host and not among the services that are given; accepted: the same name as before, {name} with"
+                " state: absent, or purge (egress_purge: true) to remove every service that is not given",
+            )
+            for name, item in target.items()
+            if name not in given and item.path in told
+        ]
 
     def _plan_fence(
         self, request: Request, target: Mapping[str, Declared], live: Any, outcome: Outcome, *, diff: bool
@@ -208,7 +224,7 @@ class FenceOfHost:
             return steps
         steps.members = plan.members
         steps.units = self._units.plan(plan.members, [item.service for item in target.values()], outcome.changes)
-        if self._host.read(self._backend.boot.file) != plan.text:
+        if self._host.read_own(self._backend.boot.file) != plan.text:
             steps.fence_file = plan.text
             outcome.changes.append(f"write {self._backend.boot.file}")
         for item in target.values():
@@ -286,7 +302,7 @@ class FenceOfHost:
             if steps.load is not None:
                 self._backend.load(steps.load)
             if staged is not None:
-                staged.promote()
+                self._promote(staged, loaded=steps.load is not None)
         except BaseException:
             if staged is not None:
                 staged.discard()
@@ -317,6 +333,15 @@ class FenceOfHost:
             self._launcher.remove()
             self._store.remove_all()
             self._host.remove_lock()
+
+    @staticmethod
+    def _promote(staged: Staged, *, loaded: bool) -> None:
+        try:
+            staged.promote()
+        except HostError as error:
+            if not loaded:
+                raise
+            raise HostError(f"{error}; the kernel has the new fence, and the next boot loads the old one: mend that, and run again") from error
 
 
 def is_untouched(host: Host) -> bool:

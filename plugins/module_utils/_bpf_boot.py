@@ -196,7 +196,7 @@ class BpfUnit:
     def missing(self) -> List[str]:
         """What has to be done so that the programs are loaded at boot, as a list for humans; empty when nothing."""
         found = []
-        if self._host.read(PATH) != self._text:
+        if self._host.read_own(PATH) != self._text:
             found.append(f"write {PATH}")
         if not self._enabled():
             found.append(f"enable {NAME}")

@@ -184,10 +184,10 @@ class BpfOfHost:
         if self._host.read_bytes(_OBJECT_PATH) != bpf_object():
             plan.object_file = True
             plan.changes.append(f"write {_OBJECT_PATH}")
-        if self._host.read(SCRIPT_PATH) != SCRIPT:
+        if self._host.read_own(SCRIPT_PATH) != SCRIPT:
             plan.script_file = True
             plan.changes.append(f"write {SCRIPT_PATH}")
-        if self._host.read(_BATCH_PATH) != batch:
+        if self._host.read_own(_BATCH_PATH) != batch:
             plan.batch_file = batch
             plan.changes.append(f"write {_BATCH_PATH}")
         units = {unit: item.service.name for item in served for unit in item.service.units}
@@ -202,7 +202,7 @@ class BpfOfHost:
                 plan.drop_ins[path] = None
                 plan.changes.append(f"remove {path}")
         for path, text in sorted(wanted.items()):
-            if self._host.read(path) != text:
+            if self._host.read_own(path) != text:
                 plan.drop_ins[path] = text
                 plan.changes.append(f"write {path}")
 

@@ -69,6 +69,9 @@ class Cgroups:
         names = sorted({*before, *after})
         members = {name: self._members(f"{PARENT}/{name}") for name in names}
         live = {name: self._classid(f"{PARENT}/{name}") for name in names}
+        files = {path: text for path, text in ((path, self._host.read(path)) for path in self._files()) if text is not None}
+        for path in files:
+            self._host.require_own(path)
         wanted_units = sorted({unit for item in (*before.values(), *after.values()) for unit in item.units})
         mounted = self._classid(MOUNT) is not None
         return Facts(
@@ -77,7 +80,7 @@ class Cgroups:
             live={name: classid for name, classid in live.items() if classid is not None},
             members=members,
             pids=frozenset(pid for pid in pids if os.path.isdir(f"/proc/{pid}")),
-            files={path: text for path, text in ((path, self._host.read(path)) for path in self._files()) if text is not None},
+            files=files,
             units=units.look(self._host, wanted_units),
             enabled=os.path.islink(LINK) and os.path.realpath(LINK) == UNIT_PATH,
             active=not units.running() or self._is_active(),

@@ -51,7 +51,7 @@ class EdgeOfHost:
             live, wanted = self._tables.live(), self._tables.wanted(body)
             if live != wanted:
                 outcome.changes.append("load the rules into the kernel")
-            if outcome.before != text:
+            if self._host.read_own(FILE) != text:
                 outcome.changes.append(f"write {FILE}")
             unit = self._unit.missing()
             outcome.changes.extend(unit)

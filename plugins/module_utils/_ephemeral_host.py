@@ -136,6 +136,7 @@ class EphemeralPorts:
 
     def facts(self) -> Facts:
         """What is there. Raises HostError."""
+        self._host.require_own(FILE)
         return Facts(
             port_range=kernel_range(self._kernel.read(RANGE_KEY)),
             reserved=kernel_ports(self._kernel.read(RESERVED_KEY)),

@@ -14,7 +14,6 @@ import fcntl
 import os
 import stat
 import subprocess
-import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,6 +111,21 @@ class Host:
         except OSError as error:
             raise HostError(f"can't read {path}: {error.strerror}") from error
 
+    def read_own(self, path: str) -> Optional[str]:
+        """The text of a file of ours; empty where others than root could change it, so that it is written anew. None where there is none.
+
+        Raises HostError.
+        """
+        text = self.read(path)
+        return "" if text is not None and self._danger(path) else text
+
+    def require_own(self, path: str) -> None:
+        """Raises HostError when a file that is there could be changed by others than root."""
+        if os.path.lexists(path):
+            danger = self._danger(path)
+            if danger:
+                raise HostError(f"{path} {danger}")
+
     def read_bytes(self, path: str) -> Optional[bytes]:
         """The content of a file, or None when there is none. Raises HostError."""
         try:
@@ -162,11 +176,23 @@ class Host:
             raise HostError(f"can't use {path}: {error.strerror}") from error
         if not stat.S_ISDIR(found.st_mode):
             raise HostError(f"{path} is not a directory (a symbolic link is refused as well); move it away")
-        if found.st_uid != 0 or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise HostError(
-                f"{path} belongs to UID {found.st_uid} with mode {stat.S_IMODE(found.st_mode):04o};"
-                " it must belong to root and be writable by root alone"
-            )
+        danger = self._danger(path)
+        if danger:
+            raise HostError(f"{path} {danger}")
+
+    @staticmethod
+    def _danger(path: str) -> str:
+        """What is wrong with who may write to a file or directory; empty for nothing. What a link points to counts."""
+        try:
+            found = os.stat(path)
+        except OSError as error:
+            return f"can't be looked at: {error.strerror}"
+        if found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return ""
+        return (
+            f"belongs to UID {found.st_uid} with mode {stat.S_IMODE(found.st_mode):04o};"
+            " it must belong to root and be writable by root alone"
+        )
 
     def stage(self, path: str, content: Union[str, bytes], *, mode: int = 0o644) -> Staged:
         """Write the content beside its place, without touching the place yet. Raises HostError."""
@@ -181,6 +207,7 @@ class Host:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
+            Staged(temporary=temporary, path=path).discard()
             raise HostError(f"can't write {path}: {error.strerror}") from error
         return Staged(temporary=temporary, path=path)
 
@@ -289,7 +316,7 @@ def _input(data: Optional[str]) -> Iterator[Union[int, IO[bytes]]]:
     if not data:
         yield subprocess.DEVNULL
         return
-    with tempfile.TemporaryFile() as file:
+    with open(os.memfd_create("portfence-input"), "w+b") as file:
         file.write(data.encode("utf-8", "replace"))
         file.seek(0)
         yield file

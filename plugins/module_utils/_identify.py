@@ -251,6 +251,7 @@ def identify(
         Match(service, _only(found), found, domain, part, surely=not question.past) for (service, domain, part), found in _sorted(written)
     ]
     past = _Past(holdings, hosts)
+    present = {domain for domain, _host in hosts}
     for holding in holdings:
         if not seen or not holding.ports.low <= question.port <= holding.ports.high or not _then(holding, question.day):
             continue
@@ -260,10 +261,12 @@ def identify(
             place = places.get(name or "")
             was_there = key.domain in domains and (name is None or moved is not None or not same)
             is_there = place is not None and (place.inside if moved is not None else place.shows_service(key.service, question.address))
-            if was_there or is_there:
-                present = () if name is None else (name,)
-                found_there = Match(key.service, key.host, present, key.domain, holding.ports, holding.since, holding.until)
-                matches.append(replace(found_there, moved=moved, same=same))
+            # A NAT domain that has gone may be one with another name; nothing says where it was seen.
+            renamed = key.domain not in present and place is not None and holds(place.own, question.address)
+            if was_there or is_there or renamed:
+                names = () if name is None else (name,)
+                found_there = Match(key.service, key.host, names, key.domain, holding.ports, holding.since, holding.until)
+                matches.append(replace(found_there, moved=moved, same=same and (was_there or is_there)))
         elif key in owners or holding.until is not None:
             # Where the range is a service's no more, the policies of now can't say which hosts had the service.
             found = tuple(sorted(owners.get(key) or (name for name, place in places.items() if holds(place.own, question.address))))

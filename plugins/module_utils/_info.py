@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Outcome, Request
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
@@ -34,6 +34,7 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
     sockets = parse_sockets(host.run([host.program("ss", package="iproute2"), "-tunaeH"]).out)
     traffic = Traffic(sockets=sockets, flows=_flows(host), addresses=_addresses(host))
     probes = _probe_counts(host)
+    violations = {item.service.name: _count(counters, probes, item.service.name, "violations") for item in outcome.services}
     return {
         **port_settings(host),
         **fence.facts(),
@@ -43,6 +44,7 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
         "fallbacks": outcome.fallbacks,
         "previous": Store(host).previous(),
         "last_change": Store(host).last_change(),
+        "violations": total(violations.values()),
         "services": {
             item.service.name: {
                 "source_ports": [str(part) for part in item.service.source_ports],
@@ -52,13 +54,19 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
                 "exclusive": item.service.exclusive,
                 "uids": list(item.uids),
                 "gids": list(item.gids),
-                "violations": _count(counters, probes, item.service.name, "violations"),
+                "violations": violations[item.service.name],
                 "intrusions": _count(counters, probes, item.service.name, "intrusions"),
                 **usage(_decided(item, outcome.assignments), traffic),
             }
             for item in outcome.services
         },
     }
+
+
+def total(counts: Iterable[Optional[Mapping[str, int]]]) -> Dict[str, int]:
+    """The counts of several services together; those that are None have none."""
+    known = [count for count in counts if count is not None]
+    return {key: sum(count[key] for count in known) for key in ("packets", "bytes", "by_probes")}
 
 
 def port_settings(host: Host) -> Dict[str, Any]:

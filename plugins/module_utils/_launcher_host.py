@@ -36,7 +36,7 @@ class Launcher:
         # -I: neither the directory nor the environment of the caller decides what is imported.
         wanted = f"#!{python} -I\n{_HEADER}{inspect.getsource(_launcher)}"
         executable = os.access(PATH, os.X_OK)
-        return None if executable and self._host.read(PATH) == wanted else wanted
+        return None if executable and self._host.read_own(PATH) == wanted else wanted
 
     def write(self, text: str) -> None:
         """Put the program in its place."""

@@ -124,8 +124,8 @@ def _read(line: str) -> Holding:
     domain, host, service, ports, since, until, renamed = match.groups()
     for name in (domain, host, service, renamed):
         # The lines of a host are found by how its name is written.
-        if name and name != word(_text(name)):
-            raise ValueError(f"found {name}; accepted: {word(_text(name))}")
+        if name and (not _text(name) or name != word(_text(name))):
+            raise ValueError(f"found {name}; accepted: {word(_text(name)) if _text(name) else 'a name'}")
     if renamed and not host:
         raise ValueError(f"found renamed: {renamed} of a service; accepted: the new name of a host, behind its own")
     try:

@@ -117,10 +117,13 @@ class Folder:
             for name in [entry[: -len(".json")] for entry in self._host.list(folder) if entry.endswith(".json")]:
                 path = f"{folder}/{name}.json"
                 try:
+                    self._host.require_own(path)
                     content = json.loads(self._host.read(path) or "")
                     if not isinstance(content, dict) or content.get("name") != name:
                         raise ValueError(f'the key name must be "{name}", like the file')
                     found[name] = Kept(parse(content, path=path, problems=problems), base)
+                except HostError as error:
+                    problems.append(Problem(path, f"{str(error).partition(' ')[2]}; mend or remove the file"))
                 except (ValueError, TypeError) as error:
                     problems.append(Problem(path, f"{error}; mend or remove the file"))
         if problems:
@@ -172,7 +175,10 @@ class Folder:
                     links[path] = os.readlink(path)
         paths += [f"{RESOLVERS}/{name}/resolv.conf" for name in self._host.list(RESOLVERS)]
         found = {path: self._host.read(path) for path in paths}
-        return Files({path: content for path, content in found.items() if content is not None and _is_ours(path, content)}, links)
+        ours = {path: content for path, content in found.items() if content is not None and _is_ours(path, content)}
+        for path in ours:
+            self._host.require_own(path)
+        return Files(ours, links)
 
     def check_owners(self, files: Files) -> None:
         """Raises HostError when a file of somebody else is where one of ours has to be."""

@@ -82,8 +82,11 @@ class Nft:
         return self.tables_if_works() is not None
 
     def tables_if_works(self) -> Optional[List[Tuple[str, str]]]:
-        """Family and name of every table; None where the kernel can't be asked. Raises HostError when nft crashes."""
-        args = [self.path, "-j", "list", "tables"]
+        """Family and name of every table that has a chain; None where the kernel can't be asked. Raises HostError when nft crashes.
+
+        To list tables, nft reads everything that is in them; to list chains, it reads these.
+        """
+        args = [self.path, "-j", "list", "chains"]
         result = self._host.run(args, check=False)
         if result.rc > 128:
             self._judge(args, result)
@@ -91,10 +94,10 @@ class Nft:
             return None
         printed = result.out
         try:
-            tables = [item["table"] for item in json.loads(printed)["nftables"] if "table" in item]
-            return [(table["family"], table["name"]) for table in tables]
+            chains = [item["chain"] for item in json.loads(printed)["nftables"] if "chain" in item]
+            return sorted({(chain["family"], chain["table"]) for chain in chains})
         except (ValueError, KeyError, TypeError) as error:
-            raise HostError(f"nft -j list tables printed something that is no listing: {printed[:200]!r}") from error
+            raise HostError(f"nft -j list chains printed something that is no listing: {printed[:200]!r}") from error
 
     def _in_namespace(self, text: str, listing: List[str]) -> str:
         unshare = self._host.program("unshare", package="util-linux")

@@ -36,9 +36,9 @@ def read_pools(value: Any, problems: List[Problem]) -> Optional[Tuple[PortRange,
     return tuple(pools)
 
 
-def read_name(variable: str, value: Any, problems: List[Problem]) -> str:
-    """The name of a host or a NAT domain; empty where it is not set."""
-    if value is None:
+def read_name(variable: str, value: Any, problems: List[Problem], *, required: bool = False) -> str:
+    """The name of a host or a NAT domain; empty where it is not set, or wrong, which is noted."""
+    if value is None and not required:
         return ""
     text = str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
     if not text.strip() or text != text.strip() or len(text) > 253 or not text.isprintable():

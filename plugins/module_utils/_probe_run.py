@@ -142,6 +142,7 @@ def run_probe(
     return Report(
         result={
             "checks": [line.to_dict() for line in lines],
+            "probed": sorted({line.attempt.service for line in lines}),
             "summary": _probe_report.summary(lines),
             "not_probed": _probe.not_probed(ruleset, names),
             "counted": counted,

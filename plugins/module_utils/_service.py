@@ -135,8 +135,11 @@ class Service:
         """The ports that systemd lets its units bind to beside the source ports; None for any, as in an audit."""
         return None if self.on_violation == "log" else self.listen_ports
 
-    def to_dict(self) -> Dict[str, Any]:
-        """The service as plain data: every key that has a value. :func:`_policy.parse_list` reads back an equal service."""
+    def to_dict(self, *, defaults: bool = True) -> Dict[str, Any]:
+        """The service as plain data: every key that has a value. :func:`_policy.parse_list` reads back an equal service.
+
+        :param defaults: whether keys are in it that have their default. Name and state always are.
+        """
         data: Dict[str, Any] = {
             "name": self.name,
             "state": self.state,
@@ -167,7 +170,12 @@ class Service:
         for key, value in (("interface", self.interface), ("namespace", self.namespace.to_dict() or None), ("uid", self.uid)):
             if value is not None:
                 data[key] = value
-        return data
+        if defaults:
+            return data
+        return {key: value for key, value in data.items() if key in ("name", "state") or value != _DEFAULTS.get(key)}
+
+
+_DEFAULTS = Service(name="").to_dict()
 
 
 @dataclass(frozen=True)

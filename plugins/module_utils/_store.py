@@ -10,7 +10,7 @@ import os
 import time
 from typing import Any, Dict, List, Optional, Sequence
 
-from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
 from ansible_collections.portfence.egress.plugins.module_utils._service import Declared, Service
@@ -47,6 +47,7 @@ class Store:
             path = os.path.join(FOLDER, entry)
             name = entry[: -len(".json")]
             try:
+                self._host.require_own(path)
                 content = json.loads(self._host.read(path) or "")
                 if not isinstance(content, dict) or content.get("name") != name:
                     raise ValueError(f'the key name must be "{name}", like the file')
@@ -56,6 +57,8 @@ class Store:
                 found[name] = Declared(path, item.service)
             except InputError as error:
                 problems.extend(error.problems)
+            except HostError as error:
+                problems.append(Problem(path, f"{str(error).partition(' ')[2]}; mend or remove the file"))
             except ValueError as error:
                 problems.append(Problem(path, f"{error}; mend or remove the file"))
         if problems:
@@ -69,7 +72,7 @@ class Store:
 
     def differs(self, service: Service) -> bool:
         """Whether the file of a service is not what it should be."""
-        return self._host.read(path_of(service.name)) != to_text(service)
+        return self._host.read_own(path_of(service.name)) != to_text(service)
 
     def write(self, service: Service) -> None:
         """Store one service."""

@@ -121,7 +121,7 @@ class Unit:
 
     def missing(self) -> List[str]:
         """What has to be done so that the rules are loaded at boot, as a list for humans; empty when nothing."""
-        found = [f"write {path}" for path, text in self._texts.items() if self._host.read(path) != text]
+        found = [f"write {path}" for path, text in self._texts.items() if self._host.read_own(path) != text]
         found.extend(f"remove {path}" for path in self._stale())
         if not os.path.islink(self._rules.link) or os.path.realpath(self._rules.link) != self._rules.path:
             found.append(f"enable {self._rules.unit}")
@@ -132,7 +132,7 @@ class Unit:
     def install(self) -> None:
         """Write the unit and enable it. The file of the rules must be in place."""
         for path, text in self._texts.items():
-            if self._host.read(path) != text:
+            if self._host.read_own(path) != text:
                 self._host.make_directory(os.path.dirname(path))
                 self._host.write(path, text)
         self._remove(self._stale())

@@ -86,7 +86,7 @@ class UnitsOfHost:
             wanted[LIST] = list_text(members)
         present = self._present()
         before = tuple(path for path in present if path not in wanted)
-        after = tuple((path, text) for path, text in sorted(wanted.items()) if self._host.read(path) != text)
+        after = tuple((path, text) for path, text in sorted(wanted.items()) if self._host.read_own(path) != text)
         changes.extend(f"remove {path}" for path in before)
         changes.extend(f"write {path}" for path, _text in after)
         start = tuple(name for name in slices_of(members) if not self._is_active(name)) if self._host.runs_systemd() else ()

@@ -187,7 +187,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_host import converge
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
+from ansible_collections.portfence.egress.plugins.module_utils._module import leave, run_module
 
 
 def run(module: AnsibleModule) -> None:
@@ -197,7 +197,7 @@ def run(module: AnsibleModule) -> None:
     result, warnings = converge(host, module.params, check_mode=module.check_mode, diff=module._diff)
     for warning in warnings:
         module.warn(warning)
-    module.exit_json(**result)
+    leave(module, **result)
 
 
 def main() -> None:

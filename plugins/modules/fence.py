@@ -194,7 +194,7 @@ owners:
   type: dict
   sample: {"myapp": {"uids": [990], "gids": []}}
 services_before:
-  description: The services of the host before, complete and as this module takes them, so that they can be put back.
+  description: The services of the host before, as this module takes them, so that they can be put back. Keys that have their default are left out.
   returned: success
   type: list
   elements: dict
@@ -205,7 +205,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._apply import Fen
 from ansible_collections.portfence.egress.plugins.module_utils._argument_spec import services_argument
 from ansible_collections.portfence.egress.plugins.module_utils._backends import CHOICES, NO_BACKEND
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
+from ansible_collections.portfence.egress.plugins.module_utils._module import leave, run_module
 from ansible_collections.portfence.egress.plugins.module_utils._names import admin_uids, lookup_on, operator
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
 
@@ -228,7 +228,8 @@ def run(module: AnsibleModule) -> None:
     )
     wanted = [item for item in request.services if item.service.state == "present"]
     if not wanted and is_untouched(host):
-        module.exit_json(
+        leave(
+            module,
             changed=False,
             **NO_BACKEND,
             backend_before=None,
@@ -252,11 +253,11 @@ def run(module: AnsibleModule) -> None:
         "changes": outcome.changes,
         "fence": outcome.fence,
         "owners": {item.service.name: {"uids": item.uids, "gids": item.gids} for item in outcome.services},
-        "services_before": [service.to_dict() for service in outcome.services_before],
+        "services_before": [service.to_dict(defaults=False) for service in outcome.services_before],
     }
     if module._diff:
         result["diff"] = {"before": outcome.before, "after": outcome.after}
-    module.exit_json(**result)
+    leave(module, **result)
 
 
 def main() -> None:

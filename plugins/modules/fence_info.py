@@ -117,6 +117,11 @@ reserved_ports:
   returned: success
   type: str
   sample: 50000-50999,52000-52999,53500
+violations:
+  description: Those of all services together, see RV(services).
+  returned: success
+  type: dict
+  sample: {"packets": 3, "bytes": 180, "by_probes": 2}
 services:
   description: Each service of the host by name.
   returned: success
@@ -201,7 +206,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, is_untouched
 from ansible_collections.portfence.egress.plugins.module_utils._backends import NO_BACKEND
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._info import gather, port_settings
+from ansible_collections.portfence.egress.plugins.module_utils._info import gather, port_settings, total
 from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
 from ansible_collections.portfence.egress.plugins.module_utils._names import lookup_on
 
@@ -212,7 +217,7 @@ def run(module: AnsibleModule) -> None:
     host.require_root()
     if is_untouched(host):
         nothing = {"in_sync": True, "drift": [], "assignments": {}, "fallbacks": {}, "previous": None, "last_change": None, "services": {}}
-        module.exit_json(changed=False, **NO_BACKEND, **nothing, **port_settings(host))
+        module.exit_json(changed=False, **NO_BACKEND, **nothing, **port_settings(host), violations=total(()))
     # Whoever is fenced already was let through when the fence was applied.
     fence = FenceOfHost(host=host, lookup=lookup_on(host), admin_uids={})
     module.exit_json(changed=False, **gather(host=host, fence=fence))

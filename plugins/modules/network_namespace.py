@@ -220,7 +220,7 @@ units_to_restart:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
+from ansible_collections.portfence.egress.plugins.module_utils._module import leave, run_module
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_apply import Namespaces, Outcome, diff_of, is_untouched, result_of
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import parse_request
 
@@ -231,7 +231,7 @@ def run(module: AnsibleModule) -> None:
     host.require_root()
     request = parse_request(module.params)
     if not request.wanted and is_untouched(host):
-        module.exit_json(**result_of(Outcome()))
+        leave(module, **result_of(Outcome()))
     outcome = Namespaces(host).apply(
         request,
         persist=module.params["persist"],
@@ -243,7 +243,7 @@ def run(module: AnsibleModule) -> None:
     result = result_of(outcome)
     if module._diff:
         result["diff"] = diff_of(outcome)
-    module.exit_json(**result)
+    leave(module, **result)
 
 
 def main() -> None:

@@ -160,6 +160,12 @@ checks:
       returned: when it was skipped
       type: str
       sample: "IPv6 is disabled on this host: no interface has an IPv6 address"
+probed:
+  description: Services that there is a check of.
+  returned: when the probe was made, also when it failed
+  type: list
+  elements: str
+  sample: [myapp]
 summary:
   description: Numbers of checks.
   returned: when the probe was made, also when it failed
@@ -193,7 +199,7 @@ msg:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._argument_spec import services_argument
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
+from ansible_collections.portfence.egress.plugins.module_utils._module import fail, leave, run_module
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
 from ansible_collections.portfence.egress.plugins.module_utils._probe_run import check_timeout, parse_target, run_probe
 
@@ -206,17 +212,17 @@ def run(module: AnsibleModule) -> None:
     target = parse_target(module.params["target"])
     check_timeout(module.params["timeout"])
     if module.check_mode:
-        module.exit_json(changed=False, skipped=True, msg="nothing was probed: a probe sends packets, and this is check mode")
+        leave(module, changed=False, skipped=True, msg="nothing was probed: a probe sends packets, and this is check mode")
     if target is None and host.find("ip") is None:
-        module.fail_json(
-            msg="the program ip was not found; install the package iproute2, or give a target", missing_programs=["ip"]
+        fail(
+            module, msg="the program ip was not found; install the package iproute2, or give a target", missing_programs=["ip"]
         )
     report = run_probe(host=host, declared=declared, target=target, timeout=module.params["timeout"])
     for warning in report.warnings:
         module.warn(warning)
     if report.message is not None:
-        module.fail_json(msg=report.message, **report.result)
-    module.exit_json(changed=False, **report.result)
+        fail(module, msg=report.message, **report.result)
+    leave(module, changed=False, **report.result)
 
 
 def main() -> None:

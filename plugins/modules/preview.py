@@ -105,7 +105,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._argument_spec import services_argument
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
+from ansible_collections.portfence.egress.plugins.module_utils._module import leave, run_module
 from ansible_collections.portfence.egress.plugins.module_utils._names import lookup_on
 from ansible_collections.portfence.egress.plugins.module_utils._policy import conflicts, parse_list
 from ansible_collections.portfence.egress.plugins.module_utils._preview import preview
@@ -146,7 +146,7 @@ def run(module: AnsibleModule) -> None:
     resolved, _problems = resolve(declared, lookup=lookup_on(host), admin_uids={})
     seen, looks = look(host, sample)
     findings = preview(resolved, list(seen))
-    module.exit_json(changed=False, findings=[finding.to_dict() for finding in findings], looks=looks, sockets=len(seen))
+    leave(module, changed=False, findings=[finding.to_dict() for finding in findings], looks=looks, sockets=len(seen))
 
 
 def main() -> None:

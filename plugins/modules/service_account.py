@@ -175,14 +175,15 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._accounts import Wanted
 from ansible_collections.portfence.egress.plugins.module_utils._accounts_host import converge
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
+from ansible_collections.portfence.egress.plugins.module_utils._module import leave, run_module
 
 
 def run(module: AnsibleModule) -> None:
     """Make the accounts exist or go, and report. Raises PortFenceError."""
     params = module.params
     wanted = [Wanted(path=f"accounts[{index}]", **item) for index, item in enumerate(params["accounts"])]
-    module.exit_json(
+    leave(
+        module,
         **converge(
             Host(),
             wanted,

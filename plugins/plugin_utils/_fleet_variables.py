@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible.vars.plugins import get_vars_from_inventory_sources
 from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._fleet import HostPolicy, Policy
@@ -21,6 +21,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._group_variables 
 from ansible_collections.portfence.egress.plugins.module_utils._policy import VARIABLE, read_variables
 from ansible_collections.portfence.egress.plugins.module_utils._pools import read_name, read_pools
 from ansible_collections.portfence.egress.plugins.module_utils._service import PREFIX_BYTES, Allocated
+from ansible_collections.portfence.egress.plugins.module_utils._settings import check_addresses, check_settings
+from jinja2 import Undefined, UndefinedError
 
 _TEMPLATE_MARKS = ("{{", "{%", "{#")
 
@@ -53,6 +55,10 @@ class Fleet:
         host_id = read_name("egress_host_id", values.get("egress_host_id"), problems) or read_name("inventory_hostname", name, problems)
         domain = read_name("egress_nat_domain", values.get("egress_nat_domain"), problems)
         pools = read_pools(values.get("egress_port_pools"), problems)
+        check_settings(values.get, problems)
+        # Only where it is written out: for those who ask who is where, it may come from facts.
+        if self.plain(raw.get("egress_addresses")):
+            check_addresses(raw.get("egress_addresses"), problems)
         policy = self._policy(values, "nftables" if backend == "auto" else backend)
         if policy.declared:
             problems.extend(self._groups.problems(name))
@@ -116,6 +122,25 @@ def _has_text_keys(value: Any) -> bool:
     return not isinstance(value, (list, tuple)) or all(_has_text_keys(item) for item in value)
 
 
+def templated(variables: Mapping[str, Any], name: str) -> Any:
+    """A variable of a host with all templates in it done.
+
+    Raises AnsibleError where one fails. Within a filter, Ansible gives an Undefined of Jinja in its place, that raises where it is used.
+    """
+    try:
+        return _settled(variables[name])
+    except UndefinedError as error:
+        raise AnsibleUndefinedVariable(str(error)) from error
+
+
+def _settled(value: Any) -> Any:
+    if isinstance(value, Undefined):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _settled(item) for key, item in value.items()}
+    return [_settled(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 class _Values:
     """The variables of one host, templated when they are asked for."""
 
@@ -135,7 +160,7 @@ class _Values:
         if self._templated is None:
             self._templated = self._fleet._hostvars[self._host]
         try:
-            return self._templated[name]
+            return templated(self._templated, name)
         except AnsibleError as error:
             self._problems.append(Problem(name, f"found a template that fails before any host is touched: {error.message}"))
             return None

@@ -14,12 +14,17 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import Po
 from ansible_collections.portfence.egress.plugins.module_utils._lock_file import COMMAND, NAME
 
 
+class NoFolderError(PortFenceError):
+    """The inventory is no file that the file of allocated ports could lie beside, and nobody says where it is."""
+
+
 def lock_path(given: Any, sources: Any) -> str:
     """Where the file is: what the user says, or beside the first source of the inventory.
 
     :param given: the variable ``egress_lock_file``, None where it is not set.
     :param sources: the magic variable ``ansible_inventory_sources``.
-    Raises PortFenceError, also where the same inventory seems to have a file elsewhere: without it, ranges would be handed out twice.
+    Raises NoFolderError, and PortFenceError where the same inventory seems to have a file elsewhere: without it, ranges would be
+    handed out twice.
     """
     if given is not None:
         if not isinstance(given, str) or not given.strip():
@@ -27,14 +32,14 @@ def lock_path(given: Any, sources: Any) -> str:
         return os.path.abspath(os.path.expanduser(given))
     found = [os.path.abspath(source) for source in sources or () if isinstance(source, str) and os.path.exists(source)]
     if not found:
-        raise PortFenceError(f"egress_lock_file: missing, and the inventory is no file that {NAME} could lie beside; accepted: a path")
+        raise NoFolderError(f"egress_lock_file: missing, and the inventory is no file that {NAME} could lie beside; accepted: a path")
     # Within a folder, Ansible would take it for a part of the inventory.
     path = _beside(found[0])
     other = _other(path, found)
     if other is not None:
         raise PortFenceError(
             f"egress_lock_file: missing, and {other} was written with the inventory named in another way: with this one, it would be {path};"
-            f" accepted: the same -i as then, or egress_lock_file: {other}"
+            f" accepted: the same -i as then, egress_lock_file: {other}, or for another inventory one of its own: egress_lock_file: {path}"
         )
     return path
 
@@ -44,13 +49,14 @@ def _beside(source: str) -> str:
 
 
 def _other(path: str, sources: Sequence[str]) -> Optional[str]:
-    """A file of the same inventory that a run with its sources in another order left, or with the folder of a file or a file of a folder."""
+    """A file of the same inventory that a run with its sources in another order left, with the folder of a file or a file of a folder,
+    or without a symbolic link."""
     folder = os.path.join(sources[0], NAME)
     if os.path.isfile(folder):
         return folder
     if os.path.exists(path):
         return None
-    others = [_beside(source) for source in sources[1:]]
+    others = [_beside(os.path.realpath(sources[0])), *(_beside(source) for source in sources[1:])]
     if os.path.isfile(sources[0]):
         others.append(_beside(os.path.dirname(path)))
     return next((other for other in others if os.path.isfile(other)), None)

@@ -13,19 +13,33 @@ from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Set, Tuple
 
+from ansible.errors import AnsibleError
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._identify import Address, Place, holds, networks, plain
+from ansible_collections.portfence.egress.plugins.module_utils._policy import VARIABLE
 from ansible_collections.portfence.egress.plugins.module_utils._pools import read_name
-from ansible_collections.portfence.egress.plugins.plugin_utils._fleet_variables import Fleet
+from ansible_collections.portfence.egress.plugins.plugin_utils._fleet_variables import Fleet, templated
 
 
 @dataclass(frozen=True)
 class Places:
-    """Hosts that have an address or are seen under it, NAT domains that are, and all names by NAT domain and id."""
+    """Who may be behind an address.
+
+    :ivar seen: hosts that have it, or are seen under it.
+    :ivar domains: NAT domains that are seen under it.
+    :ivar names: all names by NAT domain and id.
+    :ivar unread: what can't be read of hosts that may be seen under it as well.
+    """
 
     seen: List[Place]
     domains: FrozenSet[str]
     names: Dict[Tuple[str, str], str]
+    unread: Tuple[str, ...] = ()
+
+    @property
+    def automatic(self) -> bool:
+        """Whether any of the hosts leaves ports to the allocation."""
+        return any(item.size is not None for place in self.seen for item in place.host.policy.declared)
 
 
 class _Plain:
@@ -45,10 +59,14 @@ class _Plain:
 
 
 def places(hosts: Mapping[str, Any], address: Address) -> Places:
-    """Find them. Raises InputError with every mistake in the variables that say where hosts are."""
+    """Find them. Raises InputError with every mistake in the variables that say where hosts are.
+
+    A template that fails is none: what it says may come from facts, which are not gathered here.
+    """
     hostvars = hosts if hasattr(hosts, "raw_get") else _Plain(hosts)
     fleet = Fleet(hostvars)
     problems: List[Problem] = []
+    unread: List[Problem] = []
     own: Dict[str, Tuple[str, ...]] = {}
     inside: Set[str] = set()
     domains: Set[str] = set()
@@ -58,9 +76,13 @@ def places(hosts: Mapping[str, Any], address: Address) -> Places:
         found: List[Problem] = []
 
         def value(name: str) -> Any:
-            # A template that fails ends the filter: Ansible then says where the value stands.
             plainly = name not in raw or fleet.plain(raw[name])
-            return raw.get(name) if plainly else hostvars[host][name]
+            try:
+                return raw.get(name) if plainly else templated(hostvars[host], name)
+            except AnsibleError as error:
+                if any(raw[key] for key in raw if key.startswith("egress_services") and VARIABLE.match(key)):
+                    unread.append(Problem(f"{host}: {name}", f"found a template that fails: {error.message}"))
+                return None
 
         domain = read_name("egress_nat_domain", value("egress_nat_domain"), found)
         names[domain, read_name("egress_host_id", value("egress_host_id"), found) or host] = host
@@ -79,7 +101,10 @@ def places(hosts: Mapping[str, Any], address: Address) -> Places:
         raise InputError(what="the inventory", problems=problems)
     policies = fleet.read(list(own))
     seen = [Place(policy, own[policy.name], policy.name in inside) for policy in policies]
-    return Places([place for place in seen if place.shows(address)], frozenset(domains), names)
+    for policy in policies:
+        mistakes = (*policy.problems, *policy.policy.problems)
+        unread.extend(Problem(f"{policy.name}: {problem.path}", problem.message) for problem in mistakes)
+    return Places([place for place in seen if place.shows(address)], frozenset(domains), names, tuple(map(str, unread)))
 
 
 def _address(value: Any) -> Optional[Address]:

@@ -21,6 +21,10 @@ def each_service(services: Any, *, by: str) -> Iterator[Mapping[str, Any]]:
     for index, service in enumerate(services):
         if not isinstance(service, Mapping) or not isinstance(service.get("name"), str):
             raise AnsibleFilterError(f"services[{index}]: found {shown(service)}; accepted: a mapping with name, source_ports, …")
+        state = service.get("state", "present")
+        if state not in ("present", "absent"):
+            # Taken for absent, it would delete what the service has.
+            raise AnsibleFilterError(f"services[{index}].state: found {shown(state)}; accepted: present, absent")
         yield service
 
 

@@ -164,6 +164,20 @@ def test_kernel_refuses_when_new_chains_are_there_already(host: Lab) -> None:
     assert host.module("fence", services=[{**MYAPP, "name": "renamed", "user": "myapp"}], purge=True)["changed"]
 
 
+def test_a_service_with_another_name_is_told_from_a_second_one(host: Lab) -> None:
+    host.module("fence", services=[MYAPP])
+    before = rules(host)
+    result = host.module("fence", services=[{**MYAPP, "name": "renamed", "user": "myapp"}])
+    assert result["failed"]
+    assert (
+        "/etc/portfence/services.d/myapp.json: myapp is on this host and not among the services that are given; accepted: the same name as"
+        " before, myapp with state: absent, or purge (egress_purge: true) to remove every service that is not given"
+    ) in result["msg"]
+    assert rules(host) == before
+    renamed = [{"name": "myapp", "state": "absent"}, {**MYAPP, "name": "renamed", "user": "myapp"}]
+    assert host.module("fence", services=renamed)["changed"]
+
+
 @pytest.mark.parametrize("family", ["inet", "ip", "ip6"])
 @pytest.mark.parametrize("state", ["present", "absent"])
 def test_table_of_our_name_that_we_did_not_write(host: Lab, family: str, state: str) -> None:

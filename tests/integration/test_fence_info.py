@@ -44,6 +44,7 @@ def test_idle_host(host: Lab) -> None:
     assert nat["source_ports"] == ["50000-50009"]
     assert (nat["capacity"], nat["use"], nat["busiest_destination"]) == (10, 0.0, None)
     assert nat["violations"] == {"packets": 0, "bytes": 0, "by_probes": 0}
+    assert found["violations"] == {"packets": 0, "bytes": 0, "by_probes": 0}
     assert found["services"]["binds"]["intrusions"] is None
     assert found["services"]["team"]["sockets"] is None
     assert found["services"]["team"]["gids"] == [993]

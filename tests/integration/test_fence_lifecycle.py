@@ -97,6 +97,14 @@ def test_a_difference_is_shown_whatever_the_order_in_the_kernel(host: Lab) -> No
     assert mended["before"].replace("\tchain stray {\n\t}\n\n", "") == mended["after"] != mended["before"]
 
 
+def test_a_long_list_is_not_repeated(host: Lab) -> None:
+    services = [{"name": f"svc{number}", "user": str(20001 + number), "source_ports": 40000 + number} for number in range(21)]
+    for number, told in ((20, None), (21, "21 items, which are not repeated here")):
+        given = apply(host, *services[:number], check_mode=True)["invocation"]["module_args"]
+        assert given["state"] == "present"
+        assert [item["name"] for item in given["services"]] == [f"svc{index}" for index in range(20)] if told is None else given["services"] == told
+
+
 def test_result_names_owners_and_what_was_there_before(host: Lab) -> None:
     first = apply(host, MYAPP)
     assert first["owners"] == {"myapp": {"uids": [991], "gids": []}}

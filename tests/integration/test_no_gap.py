@@ -62,13 +62,13 @@ def fixture_busy() -> Iterator[Lab]:
         yield lab
 
 
-def start(lab: Lab, pool: ThreadPoolExecutor) -> "Future[Dict[str, int]]":
-    """Let the account try until there is a file STOP."""
+def start(lab: Lab, pool: ThreadPoolExecutor, *, uid: int = MYAPP) -> "Future[Dict[str, int]]":
+    """Let an account try until there is a file STOP."""
     lab.run(["sh", "-c", "cat >/run/no_gap.py && chmod 644 /run/no_gap.py"], data=PROGRAM.read_text(encoding="utf-8"))
     lab.run(["rm", "-f", STOP])
 
     def work() -> Dict[str, int]:
-        said: Dict[str, int] = json.loads(lab.run(["/usr/bin/python3", "-I", "/run/no_gap.py", "press", STOP], uid=MYAPP, timeout=600).out)
+        said: Dict[str, int] = json.loads(lab.run(["/usr/bin/python3", "-I", "/run/no_gap.py", "press", STOP], uid=uid, timeout=600).out)
         return said
 
     return pool.submit(work)

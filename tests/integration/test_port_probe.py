@@ -77,6 +77,7 @@ def test_rewrite(host: Lab) -> None:
     fence(host, SERVICE)
     result = prove(host, SERVICE)
     assert result["summary"] == {"checks": 20, "ok": 20, "failed": 0, "skipped": 0}
+    assert result["probed"] == ["myapp"]
     for check in ("unmodified", "bind_inside", "bind_outside"):
         assert len(the(result, check)) == 4
         assert all(inside(line) and line["account"] == "myapp" for line in the(result, check))

@@ -126,6 +126,7 @@ def test_everything_that_is_wrong_is_in_one_report(control: Control) -> None:
     everywhere = control.inventory["all"]
     everywhere["vars"]["egress_port_pools"] = ["20000-20999", "20500-21999"]
     everywhere["vars"]["egress_services__hand"] = {"hand": {"source_ports": 20100, "on_violation": "shout"}}
+    everywhere["vars"].update(egress_probe_sample="many", egress_classid_units="legacy.service")
     everywhere["children"]["one"] = {"hosts": {"web1": {}}, "vars": {"egress_services__x": {"x": {"source_ports": 1000}}}}
     everywhere["children"]["two"] = {"hosts": {"web1": {}}, "vars": {"egress_services__x": {"x": {"source_ports": 2000}}}}
     everywhere["children"]["site_z"]["hosts"]["web3"] = {"egress_services__y": "{{ not_there }}"}
@@ -133,6 +134,8 @@ def test_everything_that_is_wrong_is_in_one_report(control: Control) -> None:
     for line in (
         "findings in the policies of 3 hosts:",
         "web1, web2, web3: egress_port_pools[1]: found 20500-21999, which overlaps with 20000-20999 of egress_port_pools[0]",
+        "web1, web2, web3: egress_probe_sample: found 'many'; accepted: a number of services, 0 or more",
+        "web1, web2, web3: egress_classid_units: found 'legacy.service'; accepted: a mapping of service names to lists of units",
         "web1, web2, web3: egress_services__hand.hand.on_violation: found 'shout'; accepted: drop, reject, log",
         "web1, web2, web3: egress_services__hand.hand.source_ports: found 20100, which lies inside the pools 20000-21999",
         "web1: egress_services__x.x.source_ports: found 1000 in the group one and 2000 in the group two, which Ansible prefers",
@@ -181,3 +184,89 @@ def test_rules_for_a_gateway_need_the_whole_inventory_to_be_right(control: Contr
         file.write("  - {domain: z, host: web9, service: app, ports: 17408-17663, since: 2026-01-31}\n")
     assert "17408-17663 of app on web9 in z overlaps with" in control.refused("export", "-e", f"edge_export={control.folder}/export").replace("\n", " ")
     assert not (control.folder / "export").exists()
+
+
+def test_names_that_are_no_rename_leave_the_file_alone(control: Control) -> None:
+    control.ok("allocate")
+    for renames, message in (
+        ('{"web9": "web1"}', "egress_renamed_hosts.web9: found web1, and web9 never held a range;"),
+        ('{"web1": "web9"}', "egress_renamed_hosts.web1: found web9, and the inventory has no such host;"),
+        ('{"web1": null}', "egress_renamed_hosts.web1: found nothing; accepted: a name of 1 to 253 printable characters"),
+        ('{"": "web1"}', "egress_renamed_hosts: found ''; accepted: a name of 1 to 253 printable characters"),
+    ):
+        assert message in control.refused("allocate", "-e", f'{{"egress_renamed_hosts": {renames}}}')
+        assert control.lines() == LINES
+    said = control.refused("allocate", "-e", "egress_allocation_date=soon")
+    assert "egress_allocation_date: found 'soon'; accepted: a day such as 2026-01-31" in said
+    assert "found the day" not in said, "one mistake is one"
+
+
+def test_a_nat_domain_with_another_name_is_not_taken_for_hosts_that_left(control: Control) -> None:
+    control.ok("allocate")
+    control.inventory["all"]["children"]["site_x"]["vars"]["egress_nat_domain"] = "xx"
+    said = control.refused("allocate")
+    assert "found 3 hosts, and 2 that hold ranges are not among them: web1 in x (now in xx), web2 in x (now in xx); accepted:" in said
+    assert control.lines() == LINES
+    assert "5 ranges" not in control.ok("allocate", "-e", "egress_missing_hosts=true", "-e", "egress_allocation_date=2026-02-01")
+    assert "domain: xx, host: web1" in control.lines()
+
+
+def test_how_a_policy_is_carried_out_is_validated_as_well(control: Control) -> None:
+    control.ok("allocate")
+    wrong = {
+        "egress_enforcement": ("aduit", "'aduit'; accepted: audit, enforce"),
+        "egress_purge": ("maybe", "'maybe'; accepted: true, false"),
+        "egress_serial": ([1, "200%"], "a list; accepted: a number of hosts from 1, a percentage such as 25%, or a list of them"),
+        "egress_max_fail_percentage": ("many", "'many'; accepted: a percentage from 0 to 100"),
+        "egress_classid_units": (["a.service"], "a list; accepted: a mapping of service names to lists of units"),
+        "egress_probe_sample": (-1, "-1; accepted: a number of services, 0 or more"),
+        "egress_addresses": ("web1", "'web1'; accepted: an IPv4 or IPv6 address, or a network such as 10.1.0.0/16, or a list of them"),
+    }
+    control.inventory["all"]["children"]["site_z"]["hosts"]["web3"] = {name: value for name, (value, _said) in wrong.items()}
+    for playbook in ("validate", "site"):
+        said = control.refused(playbook)
+        for name, (_value, message) in wrong.items():
+            assert f"web3: {name}: found {message}" in said
+    right = {
+        "egress_enforcement": "audit",
+        "egress_purge": "yes",
+        "egress_serial": [1, "25%", "3"],
+        "egress_max_fail_percentage": "25%",
+        "egress_classid_units": {"app": ["a.service"], "all": "b.service"},
+        "egress_probe_sample": "0",
+        # Who asks later may know the facts.
+        "egress_addresses": ["{{ ansible_facts.default_ipv4.address }}"],
+    }
+    control.inventory["all"]["children"]["site_z"]["hosts"]["web3"] = right
+    assert "nothing found" in control.ok("validate")
+
+
+@pytest.mark.parametrize("playbook", ["site", "verify", "preview", "report", "remove", "rollback", "edge"])
+def test_a_target_without_a_host_is_a_mistake(control: Control, playbook: str) -> None:
+    said = control.refused(playbook, "-e", "target=nosuch")
+    assert "target: found nosuch, which no host of the inventory matches; accepted: a group, a host or a pattern of them" in said
+
+
+def test_what_could_not_be_read_is_told_with_the_answer(control: Control) -> None:
+    """A host that nothing is known of may be the one; the others are found all the same."""
+    control.ok("allocate")
+    hosts = control.inventory["all"]["children"]["site_x"]["hosts"]
+    hosts["web1"] = {"egress_addresses": ["192.0.2.1"]}
+    hosts["web2"] = {"egress_addresses": "{{ ansible_facts.default_ipv4.address }}"}
+    said = control.ok("identify", "-e", "address=192.0.2.1:17409")
+    assert "app on web1 in the NAT domain x: 17408-17663 since 2026-01-31" in said
+    assert "not read, and may have it as well: web2: egress_addresses: found a template that fails: " in said
+    assert "192.0.2.1:5 on 2026-02-01: nobody had this port there" in control.ok("identify", "-e", "address=192.0.2.1:5", "-e", "time=2026-02-01")
+
+
+@pytest.mark.parametrize(("playbook", "written"), [("export", "identity.json"), ("report", "report.html")])
+def test_files_are_written_here_whatever_localhost_is(control: Control, playbook: str, written: str) -> None:
+    control.ok("allocate")
+    control.inventory["all"]["vars"]["egress_addresses"] = ["192.0.2.1"]
+    control.inventory["all"]["children"]["site_x"]["hosts"] = {"web1": {"ansible_host": "127.0.0.1", "ansible_port": 9}}
+    control.inventory["all"]["children"]["site_z"]["hosts"] = {}
+    elsewhere = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9, "egress_services": {}}
+    control.inventory["all"]["hosts"] = {"localhost": elsewhere}
+    folder = control.folder / "written"
+    done = control.play(playbook, "-e", f"edge_export={folder}", "-e", f"egress_report={folder}", "-e", "egress_missing_hosts=true")
+    assert (folder / written).exists(), done.stdout + done.stderr

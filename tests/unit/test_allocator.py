@@ -155,24 +155,38 @@ def test_every_request_that_finds_no_room_is_told() -> None:
 def test_a_renamed_host_keeps_its_ranges_and_its_history() -> None:
     first = run([ask(at("old")), ask(at("old", "db")), ask(at("other"))])
     later = DAY + timedelta(days=7)
-    got = rename(first.holdings, renames={"old": "new"}, today=later)
+    got = rename(first.holdings, renames={"old": "new"}, hosts={"new"}, today=later)
     assert got.problems == ()
     assert ranges(got) == ["new.app 1008-1023", "new.db 1024-1039", "other.app 1040-1055"]
     assert Holding(at("old"), PortRange(1008, 1023), DAY, later, "new") in got.holdings
     assert Holding(at("new"), PortRange(1008, 1023), later) in got.holdings
     requests = [ask(at("new")), ask(at("new", "db")), ask(at("other"))]
     assert run(requests, got.holdings, days=7) == Outcome(got.holdings)
-    assert rename(got.holdings, renames={"old": "new"}, today=later).holdings == got.holdings
+    assert rename(got.holdings, renames={"old": "new"}, hosts={"new"}, today=later).holdings == got.holdings
 
 
-def test_a_host_is_renamed_twice_on_a_day_and_back() -> None:
-    first = run([ask(at("a"))])
+def renamed(holdings: "tuple[Holding, ...]", old: str, new: str, day: date) -> "tuple[Holding, ...]":
+    got = rename(holdings, renames={old: new}, hosts={new}, today=day)
+    assert got.problems == ()
+    assert rename(got.holdings, renames={old: new}, hosts={new}, today=day) == Outcome(got.holdings), "done again"
+    return got.holdings
+
+
+@pytest.mark.parametrize(("first", "between"), [("a", "b"), ("b", "a")])
+def test_a_host_is_renamed_twice_on_a_day_and_back(first: str, between: str) -> None:
+    before = run([ask(at(first))]).holdings
+    ports = PortRange(1008, 1023)
     later = DAY + timedelta(days=7)
-    got = rename(rename(first.holdings, renames={"a": "b"}, today=later).holdings, renames={"b": "c"}, today=later)
-    assert got.holdings == (Holding(at("a"), PortRange(1008, 1023), DAY, later, "c"), Holding(at("c"), PortRange(1008, 1023), later))
-    assert rename(got.holdings, renames={"c": "a"}, today=later).holdings == first.holdings
-    days_after = rename(got.holdings, renames={"c": "d"}, today=later + timedelta(days=1)).holdings
-    assert [holding.renamed for holding in days_after] == ["c", "d", ""]
+    got = renamed(renamed(before, first, between, later), between, "c", later)
+    passing = Holding(at(between), ports, later, later, "c")
+    assert set(got) == {Holding(at(first), ports, DAY, later, between), passing, Holding(at("c"), ports, later)}
+    assert set(renamed(got, "c", first, later)) == {before[0], passing, Holding(at("c"), ports, later, later, first)}
+    assert {holding.renamed for holding in renamed(got, "c", "d", later + timedelta(days=1))} == {between, "c", "d", ""}
+
+
+def test_a_host_is_renamed_on_the_day_on_which_it_came() -> None:
+    got = renamed(run([ask(at("a"))]).holdings, "a", "b", DAY)
+    assert set(got) == {Holding(at("a"), PortRange(1008, 1023), DAY, DAY, "b"), Holding(at("b"), PortRange(1008, 1023), DAY)}
 
 
 def test_a_range_that_changes_hands_is_not_renamed() -> None:
@@ -182,35 +196,54 @@ def test_a_range_that_changes_hands_is_not_renamed() -> None:
 
 def test_two_hosts_swap_their_names_in_three_runs() -> None:
     holdings = run([ask(at("a")), ask(at("b"))]).holdings
-    for old, new in (("a", "other"), ("b", "a"), ("other", "b")):
-        got = rename(holdings, renames={old: new}, today=DAY + timedelta(days=1))
+    for old, new, hosts in (("a", "other", {"other", "b"}), ("b", "a", {"other", "a"}), ("other", "b", {"a", "b"})):
+        got = rename(holdings, renames={old: new}, hosts=hosts, today=DAY + timedelta(days=1))
         assert got.problems == ()
         holdings = got.holdings
     assert ranges(got) == ["a.app 1024-1039", "b.app 1008-1023"]
 
 
-@pytest.mark.parametrize(
-    ("left", "missing"),
-    [((), ()), (("a",), ()), (("a", "b"), ("a", "b")), (("b", "d", "a"), ("a", "b", "d")), (tuple("abcdefgh"), tuple("abcdefgh"))],
-)
-def test_a_part_of_an_inventory_is_told_from_a_host_that_left(left: "tuple[str, ...]", missing: "tuple[str, ...]") -> None:
+def test_a_part_of_an_inventory_is_told_from_a_host_that_left() -> None:
+    """So is a NAT domain that has another name from that of one host."""
     held = run([ask(at(name)) for name in "abcdefgh"] + [ask(Key("", "", "web"))]).holdings
-    gone = rename(held, renames={"h": "i"}, today=DAY + timedelta(days=1)).holdings
-    assert missing_hosts(held, hosts=set("abcdefgh") - set(left), many=0.25) == missing
-    assert missing_hosts(gone, hosts=set("abcdefgi"), many=0.0) == (), "a name of the past is not missing"
+
+    def missing(hosts: str, *, moved: str = "", domain: str = "west") -> "tuple[str, ...]":
+        return missing_hosts(held, hosts={*(("nat", name) for name in hosts), *((domain, name) for name in moved)}, many=0.25)
+
+    assert missing("abcdefgh") == missing("bcdefgh") == missing("bcdefgh", moved="a") == ()
+    assert missing("cdefgh") == ("a in nat", "b in nat")
+    assert missing("cefgh", moved="b") == ("a in nat", "b in nat (now in west)", "d in nat")
+    assert missing("cdefgh", moved="ab", domain="") == ("a in nat (now in no NAT domain)", "b in nat (now in no NAT domain)")
+    assert missing("") == tuple(f"{name} in nat" for name in "abcdefgh")
+    gone = renamed(held, "h", "i", DAY + timedelta(days=1))
+    assert missing_hosts(gone, hosts={("nat", name) for name in "abcdefgi"}, many=0.0) == (), "a name of the past is not missing"
 
 
 @pytest.mark.parametrize(
     ("renames", "message"),
     [
-        ({"a": "b", "b": "m"}, "egress_renamed_hosts.a: found b, which is renamed as well; accepted: a name that is not, and a run for each step"),
-        ({"a": "b"}, "egress_renamed_hosts.a: found b, which holds ranges of its own; accepted: a name that holds none"),
-        ({"x": "y"}, "egress_renamed_hosts.x: found y, and neither name holds a range; accepted: the old name of a host that does"),
-        ({"a": "n", "b": "n"}, "egress_renamed_hosts.b: found n, the new name of a as well; accepted: a name of its own for each host"),
+        ({"a": "n", "n": "m"}, "a: found n, which is renamed as well; accepted: a name that is not, and a run for each step"),
+        ({"a": "c"}, "a: found c, which holds ranges of its own; accepted: a name that holds none"),
+        ({"x": "n"}, "x: found n, and x never held a range; accepted: the old name of a host that does"),
+        ({"a": "n", "b": "n"}, "b: found n, the new name of a as well; accepted: a name of its own for each host"),
+        ({"a": "nn"}, "a: found nn, and the inventory has no such host; accepted: the name that the host has there now, or its egress_host_id"),
+        ({"c": "n"}, "c: found n, and the inventory has a host c as well; accepted: an old name that no host has any more"),
+        (
+            {"gone": "c"},
+            "gone: found c, and gone gave its ranges back on 2026-01-08; accepted: the old name of a host that holds ranges, or the file of"
+            " before from git",
+        ),
+        (
+            {"old": "n"},
+            "old: found n, and old went on as b on 2026-01-08; accepted: the old name of a host that holds ranges, or the file of before from git",
+        ),
     ],
 )
 def test_renames_that_can_not_be(renames: "dict[str, str]", message: str) -> None:
-    first = run([ask(at("a")), ask(at("b"))])
-    got = rename(first.holdings, renames=renames, today=DAY)
-    assert [str(problem) for problem in got.problems] == [message]
-    assert got.holdings == first.holdings
+    names = ["a", "old", "c", "gone"]
+    first = run([ask(at(name)) for name in names])
+    later = DAY + timedelta(days=7)
+    holdings = renamed(run([ask(at(name)) for name in names[:-1]], first.holdings, days=7).holdings, "old", "b", later)
+    got = rename(holdings, renames=renames, hosts={"c", "n", "m"}, today=later)
+    assert f"egress_renamed_hosts.{message}" in [str(problem) for problem in got.problems]
+    assert got.holdings == holdings

@@ -57,7 +57,7 @@ class Years(RuleBasedStateMachine):
 
     @rule(old=HOSTS, new=st.sampled_from(["a", "b", "e", "f"]))
     def host_is_renamed(self, old: str, new: str) -> None:
-        got = rename(self.holdings, renames={old: new}, today=self.today)
+        got = rename(self.holdings, renames={old: new}, hosts={new}, today=self.today)
         if got.problems or old == new:
             return
         ports = {(item.key.domain, item.key.service, item.ports) for item in self.holdings if item.until is None}

@@ -13,6 +13,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.portfence.egress.plugins.filter.assignments import assignments
 from ansible_collections.portfence.egress.plugins.filter.cgroups import cgroups
+from ansible_collections.portfence.egress.plugins.filter.namespaces import namespaces
 from ansible_collections.portfence.egress.plugins.filter.reserved_ports import reserved_ports
 from ansible_collections.portfence.egress.plugins.filter.service_accounts import service_accounts
 from ansible_collections.portfence.egress.plugins.filter.services import services
@@ -37,6 +38,13 @@ def test_a_filter_is_known_by_its_name(name: str) -> None:
 def test_what_is_no_list_of_services_is_refused(name: str, value: Any) -> None:
     with pytest.raises(AnsibleFilterError, match=f"{name} takes a list of services|services\\[0\\]: found"):
         FILTERS[name](value)
+
+
+@pytest.mark.parametrize("name", [*FILTERS, "namespaces"])
+@pytest.mark.parametrize("state", ["presnt", None, True])
+def test_a_state_that_is_none_is_not_taken_for_absent(name: str, state: Any) -> None:
+    with pytest.raises(AnsibleFilterError, match=r"^services\[1\].state: found .+; accepted: present, absent$"):
+        {**FILTERS, "namespaces": namespaces}[name]([{"name": "a"}, {"name": "b", "state": state, "source_ports": "20000-20007"}])
 
 
 def test_accounts_of_services() -> None:

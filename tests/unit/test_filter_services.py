@@ -44,6 +44,41 @@ def test_a_service_comes_out_complete() -> None:
     ]
 
 
+def test_defaults_can_be_left_out() -> None:
+    policy = {
+        "audit": {"source_ports": 1, "user": ["a", "b"], "on_violation": "log", "log": {"rate": "1/minute"}},
+        "gone": {"state": "absent"},
+        "host": {"source_ports": 2, "assignment": "host", "protocols": ["tcp"]},
+        "myapp": {"source_ports": ["50000-50499", 50500], "uid": 5},
+        "unit": {"source_ports": 3, "unit": "a", "assignment": "bpf"},
+    }
+    short = services({"egress_services": policy}, defaults=False)
+    assert short == [
+        {
+            "name": "audit",
+            "state": "present",
+            "user": ["a", "b"],
+            "source_ports": ["1"],
+            "on_violation": "log",
+            "log": {"level": "warning", "rate": "1/minute"},
+        },
+        {"name": "gone", "state": "absent"},
+        {
+            "name": "host",
+            "state": "present",
+            "user": ["host"],
+            "source_ports": ["2"],
+            "protocols": ["tcp"],
+            "assignment": "host",
+            "exclusive": False,
+        },
+        {"name": "myapp", "state": "present", "user": ["myapp"], "source_ports": ["50000-50500"], "uid": 5},
+        {"name": "unit", "state": "present", "unit": ["a.service"], "source_ports": ["3"], "assignment": "bpf", "share_ports": False},
+    ]
+    again = {item["name"]: {key: value for key, value in item.items() if key != "name"} for item in short}
+    assert services({"egress_services": again}) == services({"egress_services": policy})
+
+
 def test_what_comes_out_goes_in_again() -> None:
     policy = {"a": {"source_ports": 1, "uid": 5, "log": {"prefix": "A: "}}, "b": {"source_ports": 2, "group": "g"}}
     once = services({"egress_services": policy})

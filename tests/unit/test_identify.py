@@ -159,6 +159,7 @@ def test_an_answer_is_data(lock: str) -> None:
             }
         ],
         "text": [WEB2],
+        "unread": [],
     }
     assert identify(HOSTS, "2001:DB8:7::1", 1, date(2026, 1, 15), lock)["question"] == "[2001:db8:7::1]:1"
 
@@ -171,9 +172,19 @@ def test_the_id_of_a_host_outlives_its_name(lock: str) -> None:
 
 
 def test_without_a_file_there_are_ports_written_by_hand(tmp_path: Path) -> None:
-    assert identify(HOSTS, "203.0.113.7:17000")["matches"] == []
+    """Whoever has allocated ones as well is told what is missing."""
+    nowhere = identify(HOSTS, "203.0.113.7:17000")
+    assert (nowhere["matches"], len(nowhere["unread"])) == ([], 1)
+    assert nowhere["unread"][0].startswith("egress_lock_file: missing, and the inventory is no file that port-allocations.yml could lie beside")
     beside = identify(HOSTS, "203.0.113.7:50000", inventory_sources=[str(tmp_path)])
     assert [match["service"] for match in beside["matches"]] == ["tool"]
+    path = tmp_path.parent / "port-allocations.yml"
+    assert beside["unread"] == [f"{path}: there is no such file; run: ansible-playbook portfence.egress.allocate -i INVENTORY"]
+    by_hand = {name: {**host, "egress_services": {"tool": {"source_ports": "50000-50009"}}} for name, host in HOSTS.items()}
+    assert identify(by_hand, "203.0.113.7:50000")["unread"] == []
+    (tmp_path / "port-allocations.yml").write_text("", encoding="utf-8")
+    with pytest.raises(AnsibleFilterError, match="port-allocations.yml was written with the inventory named in another way"):
+        identify(HOSTS, "203.0.113.7:50000", inventory_sources=[str(tmp_path)])
     with pytest.raises(AnsibleFilterError, match="/nowhere: there is no such file"):
         identify(HOSTS, "203.0.113.7:50000", lock_file="/nowhere")
 
@@ -232,10 +243,9 @@ def test_templates_are_read_through_ansible(tmp_path: Path, lock: str) -> None:
         subprocess.run([*command, str(tmp_path / name)], env=environment, capture_output=True, text=True, check=False) for name in ("good", "bad")
     )
     assert f'"{WEB1}"' in good.stdout
-    assert (good.returncode, bad.returncode) == (0, 2)
-    told = bad.stdout + bad.stderr
-    assert "'nowhere' is undefined" in told
-    assert f"{tmp_path / 'bad'}:" in told
+    assert (good.returncode, bad.returncode) == (0, 0)
+    assert "203.0.113.9:17000: nobody has this port (and no host has this address)" in bad.stdout
+    assert "not read, and may have it as well: web1: egress_addresses: found a template that fails: 'nowhere' is undefined" in bad.stdout
 
 
 def test_it_takes_hosts() -> None:

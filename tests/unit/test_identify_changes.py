@@ -82,6 +82,16 @@ def test_a_host_moves_before_ports_are_allocated(tmp_path: Path) -> None:
     assert fleet.ask("203.0.113.7") == [("web on web1 (now in the NAT domain west)", ["web1"], True)]
 
 
+def test_a_nat_domain_has_another_name(tmp_path: Path) -> None:
+    """Where it was seen, nothing says any more; who is seen there now may have been then."""
+    hosts = {"web1": {**WEST, "egress_addresses": EAST["egress_addresses"], "ansible_host": "10.1.0.1"}}
+    fleet = Fleet(tmp_path, hosts, [had("web1", CHANGE), had("web1", domain="west", since=CHANGE, low=30720)])
+    want = [("web on web1 (now in the NAT domain west, if that is the same host)", ["web1"], False)]
+    assert fleet.ask("203.0.113.7", "2026-02-01") == want
+    assert fleet.ask("10.1.0.1", "2026-02-01") == [("web on web1 (now in the NAT domain west)", ["web1"], True)]
+    assert fleet.ask("203.0.113.8", "2026-02-01") == []
+
+
 def test_a_host_is_renamed_and_moves(tmp_path: Path) -> None:
     later = date(2026, 5, 1)
     holdings = [had("web1", CHANGE, renamed="www1"), had("www1", later, since=CHANGE), had("www1", domain="west", since=later, low=30720)]
@@ -103,7 +113,7 @@ def ask_for(*hosts: str) -> List[Request]:
 def test_a_range_that_changes_hands_on_one_day(tmp_path: Path, stays: bool) -> None:
     """Without quarantine. A rename is written as one."""
     before = allocate(holdings=[], requests=ask_for("web1"), today=FIRST, quarantine=0).holdings
-    renamed = rename(before, renames={"web1": "web2"}, today=CHANGE).holdings
+    renamed = rename(before, renames={"web1": "web2"}, hosts={"web2"}, today=CHANGE).holdings
     handed = allocate(holdings=before, requests=ask_for("web2"), today=CHANGE, quarantine=0).holdings
     hosts = {"web2": EAST, **({"web1": {**EAST, "egress_services": {}}} if stays else {})}
     name = ("web on web1", ["web1"], True) if stays else ("web on web1 (now web2, if that is the same host)", ["web2"], False)

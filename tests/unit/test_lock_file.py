@@ -201,7 +201,8 @@ def test_the_same_inventory_has_one_file(tmp_path: Path, file: str, sources: "li
         lock_path(None, [str(tmp_path / source) for source in sources])
     assert str(caught.value) == (
         f"egress_lock_file: missing, and {tmp_path / file} was written with the inventory named in another way: with this one, it would be"
-        f" {wanted}; accepted: the same -i as then, or egress_lock_file: {tmp_path / file}"
+        f" {wanted}; accepted: the same -i as then, egress_lock_file: {tmp_path / file}, or for another inventory one of its own:"
+        f" egress_lock_file: {wanted}"
     )
 
 
@@ -209,5 +210,9 @@ def test_another_inventory_beside_the_folder_has_a_file_of_its_own(tmp_path: Pat
     (tmp_path / "production").mkdir()
     for path in ("staging.yml", "port-allocations.yml", "production/hosts.yml", "production/port-allocations.yml"):
         (tmp_path / path).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/link.yml").symlink_to(tmp_path / "production/hosts.yml")
+    with pytest.raises(PortFenceError, match=f"missing, and {tmp_path}/production/port-allocations.yml was written"):
+        lock_path(None, [str(tmp_path / "elsewhere/link.yml")])
     assert lock_path(None, [str(tmp_path / "production/hosts.yml")]) == str(tmp_path / "production/port-allocations.yml")
     assert lock_path(None, [str(tmp_path / "staging.yml")]) == str(tmp_path / "port-allocations.yml")

@@ -101,7 +101,7 @@ def test_allocation_in_a_slice_takes_the_ranges_of_the_others_away(controller: C
     before = controller.lock.read_text(encoding="utf-8")
     stopped = controller.play("portfence.egress.allocate", number=1, count=2)
     assert stopped.returncode != 0
-    assert "inventory: found 2 hosts, and 2 that hold ranges are not among them: web2.example.com, web4.example.com;" in stopped.stdout + stopped.stderr
+    assert "found 2 hosts, and 2 that hold ranges are not among them: web2.example.com in dc1, web4.example.com in dc1;" in stopped.stdout + stopped.stderr
     assert controller.lock.read_text(encoding="utf-8") == before
     predicted = controller.ok("portfence.egress.allocate", "--check", *LEFT, number=1, count=2)
     assert "2 ranges, 0 handed out, 2 given back (check mode: nothing was written)" in predicted

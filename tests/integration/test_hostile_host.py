@@ -1,0 +1,184 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A host that was tampered with, or is in no good state: full and immutable disks, files of others, planted programs, any umask.
+
+Other broken hosts are in test_fence_faults.py.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, Dict, List, Optional
+
+import pytest
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing, parse_listing
+from lab import Lab
+
+USER = 991
+MYAPP = {"name": "myapp", "source_ports": "50000-50999"}
+MOVED = {"name": "myapp", "source_ports": "51000-51999"}
+OF_SERVICE = "must belong to root and be writable by root alone"
+RESERVED = {"name": "site", "reserved_ports": ["50000-50999"]}
+NAMESPACE = {"name": "boxed", "source_ports": "52000-52099"}
+
+
+@pytest.fixture(name="host")
+def fixture_host(lab: Lab) -> Lab:
+    lab.add_user("myapp", USER)
+    return lab
+
+
+def rules(lab: Lab) -> Listing:
+    """What the kernel has, but for counts and the order in which objects were made."""
+    return parse_listing(lab.run(["nft", "-j", "list", "ruleset"]).out)
+
+
+def files(lab: Lab) -> Dict[str, str]:
+    """Our files, each with its content."""
+    listed = lab.run(["sh", "-c", "find /etc /run /usr/local -type f -path '*portfence*' ! -name '*.lock'"]).out.split()
+    return {path: lab.run(["cat", path]).out for path in sorted(listed)}
+
+
+def shell(lab: Lab, script: str) -> str:
+    return lab.run(["sh", "-c", script]).out
+
+
+def test_a_full_disk(host: Lab) -> None:
+    """Neither the kernel nor the disk changes, and the next run goes on."""
+    host.module("fence", services=[MYAPP])
+    # So small that nothing fits in beside what is there.
+    shell(host, "cp -a /etc/portfence /run/kept && mount -t tmpfs -o size=64k,mode=755 none /etc/portfence && cp -a /run/kept/. /etc/portfence")
+    shell(host, "rm -r /run/kept; cat /dev/zero >/etc/portfence/filler 2>/dev/null || true")
+    before, live = files(host), rules(host)
+    result = host.module("fence", services=[MOVED])
+    assert result["failed"] and "can't write /etc/portfence/" in result["msg"] and "No space left on device" in result["msg"]
+    assert rules(host) == live
+    assert files(host) == before, "no temporary file either"
+    host.run(["rm", "/etc/portfence/filler"])
+    assert host.module("fence", services=[MOVED])["changed"]
+    assert host.connect(uid=USER, source_port=51000).port is not None
+
+
+@pytest.mark.parametrize("path", ["fence.nft", "services.d/myapp.json"])
+def test_an_immutable_file(host: Lab, path: str) -> None:
+    """See chattr(1). What could not be written is told. The kernel has the new fence, and a boot gives the one of the disk, each whole."""
+    host.module("fence", services=[MYAPP])
+    shell(host, "cp -a /etc/portfence /run/kept && mount -t tmpfs -o mode=755 none /etc/portfence && cp -a /run/kept/. /etc/portfence && rm -r /run/kept")
+    old = rules(host)
+    host.run(["chattr", "+i", f"/etc/portfence/{path}"])
+    result = host.module("fence", services=[MOVED])
+    assert result["failed"] and f"can't write /etc/portfence/{path}: Operation not permitted" in result["msg"]
+    assert ("the kernel has the new fence, and the next boot loads the old one" in result["msg"]) == (path == "fence.nft")
+    new = rules(host)
+    assert new != old
+    host.reboot()
+    assert rules(host) == (old if path == "fence.nft" else new)
+    host.run(["chattr", "-i", f"/etc/portfence/{path}"])
+    assert not host.module("fence", services=[MOVED]).get("failed")
+    assert not host.module("fence", services=[MOVED])["changed"]
+    assert host.connect(uid=USER, source_port=51000).port is not None
+    assert not [name for name in files(host) if name.endswith(".portfence-new")]
+
+
+@pytest.mark.parametrize("harm", [f"chown {USER}", "chmod 666", "chmod 664"])
+def test_files_that_others_could_change_are_written_anew(host: Lab, harm: str) -> None:
+    """Root loads them at boot."""
+    host.module("fence", services=[MYAPP])
+    ours = ["/etc/portfence/fence.nft", "/etc/systemd/system/portfence.service", "/usr/local/bin/portfence-run"]
+    for path in ours:
+        shell(host, f"{harm} {path}")
+    result = host.module("fence", services=[MYAPP])
+    assert result["changes"] == [f"write {path}" for path in ours]
+    assert shell(host, f"find {' '.join(ours)} ! -user root -o -perm /022") == ""
+    assert not host.module("fence", services=[MYAPP])["changed"]
+
+
+@pytest.mark.parametrize("harm", [f"chown {USER}", "chmod 666"])
+def test_what_others_could_have_written_is_not_believed(host: Lab, harm: str) -> None:
+    """What these files say is merged with what is asked for."""
+    host.module("fence", services=[MYAPP])
+    host.module("ephemeral_ports", **RESERVED)
+    host.module("network_namespace", namespaces=[NAMESPACE])
+    for path, module, params in (
+        ("/etc/portfence/services.d/myapp.json", "fence", {"services": [MOVED]}),
+        ("/etc/sysctl.d/60-portfence.conf", "ephemeral_ports", {**RESERVED, "reserved_ports": ["51000-51999"]}),
+        ("/etc/portfence/namespaces.d/boxed.json", "network_namespace", {"namespaces": [NAMESPACE]}),
+        ("/etc/portfence/namespaces.sh", "network_namespace", {"namespaces": [NAMESPACE]}),
+    ):
+        before, live = files(host), rules(host)
+        shell(host, f"{harm} {path}")
+        result = host.module(module, **params)
+        assert result.get("failed") and path in result["msg"] and OF_SERVICE in result["msg"], (path, result)
+        assert (files(host), rules(host)) == (before, live)
+        shell(host, f"chown root {path}; chmod 644 {path}")
+    assert host.module("fence", services=[MOVED])["changed"]
+
+
+PLANTED = ("nft", "ip", "systemctl", "useradd", "userdel", "groupadd", "newusers", "getent", "sysctl", "sh", "mount", "tc", "conntrack", "ss", "ps")
+
+
+@pytest.mark.parametrize(
+    ("module", "params"),
+    [
+        ("fence", {"services": [MYAPP]}),
+        ("fence_info", {}),
+        ("ephemeral_ports", RESERVED),
+        ("service_account", {"accounts": [{"name": "another"}]}),
+        ("network_namespace", {"namespaces": [NAMESPACE]}),
+        ("preview", {"services": [MYAPP]}),
+        ("metrics", {"directory": "/var/lib/metrics"}),
+        ("port_probe", {"services": [MYAPP]}),
+        ("edge", {"identities": []}),
+    ],
+)
+def test_programs_that_are_planted_in_the_path_are_not_run(host: Lab, module: str, params: Dict[str, Any]) -> None:
+    host.module("fence", services=[MYAPP])
+    shell(host, "mkdir -p /tmp/planted /var/lib/metrics; printf '#!/bin/sh\\necho \"$0\" >>/run/planted\\n' >/tmp/planted/nft; chmod 755 /tmp/planted/nft")
+    for name in PLANTED[1:]:
+        host.run(["ln", "-sf", "nft", f"/tmp/planted/{name}"])
+    environment = {"PATH": "/tmp/planted:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": host.collections(), "LD_LIBRARY_PATH": "/tmp/planted"}
+    command = [sys.executable, "-m", f"ansible_collections.portfence.egress.plugins.modules.{module}"]
+    result = json.loads(host.run(command, data=json.dumps({"ANSIBLE_MODULE_ARGS": params}), check=False, env=environment).out)
+    assert not result.get("failed"), result["msg"]
+    assert host.run(["cat", "/run/planted"], check=False).out == ""
+
+
+def run_with_umask(lab: Lab, umask: str, module: str, params: Dict[str, Any]) -> None:
+    command = [sys.executable, "-m", f"ansible_collections.portfence.egress.plugins.modules.{module}"]
+    script = f'umask {umask}; exec "$@"'
+    done = lab.run(["sh", "-c", script, "sh", *command], data=json.dumps({"ANSIBLE_MODULE_ARGS": params}), env={"PYTHONPATH": lab.collections()})
+    assert not json.loads(done.out).get("failed"), done.out
+
+
+def modes(lab: Lab, umask: Optional[str] = None) -> List[str]:
+    """Owner, mode and place of everything that a first run of the modules makes under a umask."""
+    shell(lab, "mkdir -p /var/lib/metrics; touch /run/start")
+    for module, params in (
+        ("service_account", {"accounts": [{"name": "another"}]}),
+        ("fence", {"services": [MYAPP, {"name": "other", "user": "another", "source_ports": "53000-53099"}]}),
+        ("ephemeral_ports", RESERVED),
+        ("network_namespace", {"namespaces": [NAMESPACE]}),
+        ("metrics", {"directory": "/var/lib/metrics"}),
+        ("edge", {"identities": []}),
+        ("fence", {"services": [MOVED]}),
+    ):
+        run_with_umask(lab, umask or "022", module, params)
+    places = "/etc/portfence /etc/systemd/system /etc/sysctl.d /etc/netns /run/portfence /run/portfence.lock /usr/local /var/lib/metrics"
+    found = shell(lab, f"find {places} -newer /run/start ! -type l -printf '%u:%g %m %p\\n' 2>/dev/null | sort -k3").splitlines()
+    return [line for line in found if "portfence" in line or "netns" in line or "wants" in line]
+
+
+@pytest.mark.parametrize("umask", ["000", "077"])
+def test_no_umask_matters(host: Lab, umask: str) -> None:
+    found = modes(host, umask)
+    assert len(found) > 10
+    for line in found:
+        owner, mode, path = line.split(" ", 2)
+        assert owner == "root:root" and int(mode, 8) & 0o022 == 0, line
+        # Whoever loads or shows them need not be root, but for the lock.
+        assert path.endswith(".lock") or int(mode, 8) & 0o444 == 0o444, line
+    with Lab() as other:
+        other.add_user("myapp", USER)
+        assert modes(other) == found

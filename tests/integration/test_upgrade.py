@@ -1,0 +1,94 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A fence that version 0.1.0 wrote is taken over: nothing leaks, nothing is cut, no count is lost.
+
+version_0_1_0/etc is what 0.1.0 left on a host with these services, byte for byte.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Dict, Iterator, List
+
+import pytest
+from field_rules import until
+from lab import Lab
+from test_no_gap import STOP, WATCH, Talk, counted, start
+
+WRITTEN = Path(__file__).with_name("version_0_1_0")
+BOUND, TRANSLATED, CHOSEN = 991, 992, 994
+SERVICES: List[Dict[str, Any]] = [
+    {"name": "bound", "user": "991", "source_ports": "50000-50999", "assignment": "app"},
+    {"name": "translated", "user": ["992", "993"], "source_ports": ["51000-51499", "52000"], "assignment": "rewrite", "on_violation": "reject"},
+    {"name": "chosen", "user": "994", "source_ports": "53000-53999", "assignment": "host", "exclusive": False},
+    {"name": "together", "group": "2000", "source_ports": "54000-54099", "assignment": "app", "on_violation": "log", "protocols": ["tcp"]},
+]
+PORTS = {"name": "site", "local_port_range": "53000-53999", "reserved_ports": ["50000-50999", "51000-51499", "52000", "54000-54099"]}
+FILES = ("/etc/portfence/fence.nft", "/etc/sysctl.d/60-portfence.conf", "/etc/systemd/system/portfence.service")
+
+
+@pytest.fixture(name="old")
+def fixture_old() -> Iterator[Lab]:
+    """A host that booted with what 0.1.0 wrote."""
+    with Lab(capture=False) as lab:
+        for path in sorted(WRITTEN.rglob("*")):
+            place = Path("/", path.relative_to(WRITTEN))
+            if path.is_file():
+                lab.run(["sh", "-c", 'mkdir -p "$(dirname "$1")" && cat >"$1"', "sh", place], data=path.read_text(encoding="utf-8"))
+        lab.run(["ln", "-s", "../portfence.service", "/etc/systemd/system/sysinit.target.wants/portfence.service"])
+        lab.reboot()
+        lab.peer.nft(WATCH)
+        yield lab
+
+
+def counts(lab: Lab) -> Dict[str, int]:
+    """Packets of every service, of violations and intrusions."""
+    services = lab.module("fence_info")["services"]
+    return {f"{kind} {name}": found[kind]["packets"] for name, found in services.items() for kind in ("violations", "intrusions") if found[kind]}
+
+
+def test_a_fence_of_version_0_1_0_is_taken_over(old: Lab) -> None:
+    assert old.connect(uid=BOUND, source_port=49000).error == "timeout"
+    assert old.connect(uid=CHOSEN, source_port=49000).error == "timeout"
+    assert old.connect(uid=0, source_port=52000).error == "timeout"
+    assert old.connect(uid=CHOSEN).port in range(53000, 54000)
+    sessions = [old.open(uid=BOUND, source_port=50000 + number) for number in range(50)]
+    sessions += [old.open(uid=TRANSLATED) for _number in range(50)]
+    assert {session.port for session in sessions[50:]} <= {*range(51000, 51500), 52000}
+    # Read by this version, before anything is changed.
+    before = counts(old)
+    assert before["violations bound"] > 0 and before["violations chosen"] > 0 and before["intrusions translated"] > 0
+    with ThreadPoolExecutor(1) as pool, Talk(sessions) as talk:
+        said = start(old, pool, uid=BOUND)
+        try:
+            assert until(lambda: counts(old)["violations bound"] > before["violations bound"] + 100)
+            assert not old.module("fence", services=SERVICES).get("failed")
+            assert not old.module("ephemeral_ports", **PORTS).get("failed")
+            during = list(talk.turns)
+        finally:
+            old.run(["touch", STOP])
+        goes_on = until(lambda: all(after > turns for turns, after in zip(during, talk.turns)))
+    assert said.result()["tried"] > 1000
+    assert counted(old, "leaked") == 0
+    assert talk.cut == [] and goes_on
+    after = counts(old)
+    assert after.pop("violations bound") >= said.result()["refused"] + before.pop("violations bound")
+    assert after == before
+
+    assert not old.module("fence", services=SERVICES)["changed"]
+    assert not old.module("ephemeral_ports", **PORTS)["changed"]
+    old.reboot()
+    assert not old.module("fence", services=SERVICES)["changed"]
+    assert old.connect(uid=CHOSEN).port in range(53000, 54000)
+    assert old.connect(uid=BOUND, source_port=49000).error == "timeout"
+
+
+def test_a_fence_of_version_0_1_0_is_removed(old: Lab) -> None:
+    assert old.module("fence", state="absent", purge=True)["changed"]
+    assert old.module("ephemeral_ports", name="site", state="absent", purge=True)["changed"]
+    assert old.run(["nft", "list", "ruleset"]).out == ""
+    for path in (*FILES, "/etc/portfence", "/etc/systemd/system/sysinit.target.wants/portfence.service"):
+        assert old.run(["test", "-L", path, "-o", "-e", path], check=False).rc == 1, path
+    assert old.connect(uid=BOUND, source_port=49000).port == 49000
