@@ -47,13 +47,17 @@ _value:
 """
 
 
+_SELECTORS = ("user", "group", "classid", "unit", "addresses")
+
+
 def service_accounts(services: Any) -> List[Dict[str, Any]]:
     """See DOCUMENTATION. Raises AnsibleFilterError."""
     found: Dict[str, Optional[int]] = {}
     for service in each_service(services, by="service_accounts"):
         if service.get("state", "present") != "present" or not service.get("manage_account", True):
             continue
-        users = texts(service.get("user") or [])
+        # As the module fence has it: who says nothing is the account of the service's name.
+        users = texts(service.get("user") or []) if any(map(service.get, _SELECTORS)) else [service["name"]]
         for user in users:
             if not re.fullmatch("[0-9]+", user):
                 found.setdefault(user, None)

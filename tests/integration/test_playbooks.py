@@ -228,6 +228,32 @@ def test_failed_proof_without_a_change_says_so(control: Control) -> None:
     assert control.state() == before
 
 
+TWICE = """\
+- hosts: all
+  gather_facts: false
+  tasks:
+    - name: This team's service
+      ansible.builtin.include_role:
+        name: portfence.egress.rollout
+      vars:
+        rollout_services: [{name: myapp, source_ports: 50000-50999}]
+    - name: What fails before the fence
+      ansible.builtin.include_role:
+        name: portfence.egress.rollout
+      vars:
+        rollout_services: [{name: collector, user: otel, source_ports: 52000-52999}]
+        rollout_classid_units: {nosuch: [nosuch.service]}
+"""
+
+
+def test_a_run_that_fails_does_not_undo_an_earlier_one_of_the_play(control: Control) -> None:
+    control.lab.run(["sh", "-c", "cat > /var/lib/twice.yml"], data=TWICE)
+    done = control.play("/var/lib/twice.yml")
+    assert done.rc != 0
+    assert "cgroups_units names nosuch" in done.out and "This run had not changed the fence." in done.out
+    assert set(control.lab.module("fence_info")["services"]) == {"myapp"}
+
+
 def test_verify_finds_a_fence_that_is_not_the_policy(control: Control) -> None:
     control.play("portfence.egress.site", egress_services=MYAPP)
     control.lab.nft("flush chain inet portfence check_myapp")

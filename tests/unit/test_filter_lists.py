@@ -58,6 +58,8 @@ def test_accounts_of_services() -> None:
     wanted = [{"name": "one", "uid": None}, {"name": "two", "uid": None}, {"name": "b", "uid": 991}]
     assert service_accounts(found) == wanted
     assert service_accounts([{"name": "x", "user": "y"}]) == [{"name": "y", "uid": None}]
+    assert service_accounts([{"name": "x"}]) == [{"name": "x", "uid": None}]
+    assert service_accounts([{"name": "x", "unit": "x.service"}, {"name": "y", "classid": "0x100001"}, {"name": "z", "addresses": ["10.0.0.0/8"]}]) == []
 
 
 def test_cgroups_of_services() -> None:
