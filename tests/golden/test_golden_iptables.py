@@ -24,6 +24,7 @@ class Namespace(Host):
     """The machine, with the network namespace of a process."""
 
     def __init__(self, pid: int) -> None:
+        super().__init__()
         self._enter = ["nsenter", f"--net=/proc/{pid}/ns/net", "--"]
 
     def run(self, args: Sequence[str], *, data: Optional[str] = None, check: bool = True) -> Result:
