@@ -321,8 +321,11 @@ def test_purge_removes_what_the_inventory_does_not_have(control: Control) -> Non
 
 def test_target_limits_the_hosts(control: Control) -> None:
     done = control.play("portfence.egress.site", "-e", "target=nobody", egress_services=MYAPP)
-    assert "no hosts matched" in (done.out + done.err).lower()
+    assert done.rc != 0 and "target: found nobody, which no host of the inventory matches" in done.out
     assert "myapp" not in control.state()["accounts"]
+    done = control.play("portfence.egress.site", "-e", "target=second", hosts=["first", "second"], egress_services=MYAPP)
+    assert done.rc == 0, done.out
+    assert "second: 1 service, changed" in done.out and "first: " not in done.out
 
 
 def test_host_without_services_is_left_alone(control: Control) -> None:
