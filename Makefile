@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check integration molecule coexist test bench bench-quick build clean
+.PHONY: help setup demo check integration molecule coexist test test-long bench bench-quick build clean
 
 CHECKS := tree lint bpf sanity unit golden docs galaxy
 
@@ -37,6 +37,10 @@ coexist: ## Molecule beside eleven other firewalls, in every order of start; POR
 test: ## everything; of coexist, ufw and docker
 	@scripts/setup test
 	@scripts/stages $(CHECKS) integration molecule environment neighbours
+
+test-long: ## what takes too long for every change: every point at which a run can die, a virtual machine with reboots, half an hour of soak (root; hours)
+	@scripts/setup long
+	@scripts/stages vm soak crash
 
 bench: ## measure what the fence costs, side by side with what it replaces; writes bench/RESULTS.md (root; quiet machine)
 	@scripts/setup bench

@@ -1,0 +1,101 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ten hosts whose policy is applied, proved and reported again and again: nothing grows.
+
+PORTFENCE_SOAK_MINUTES says for how long (30). What is measured, is measured in the state after the same policy each time.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Dict, List
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
+
+from ansible_collections.portfence.egress.plugins.filter.report import report
+from lab import Lab
+
+HOSTS = 10
+MINUTES = float(os.environ.get("PORTFENCE_SOAK_MINUTES", "30"))
+UID = 991
+# KiB of the kernel's own objects on the whole machine, which other programs change as well.
+KERNEL_GROWTH = 128 * 1024
+
+
+def policies() -> List[List[Dict[str, Any]]]:
+    """The last one is the one that is measured."""
+    more = [{"name": f"s{number}", "user": str(21000 + number), "source_ports": f"{60000 + number}"} for number in range(30)]
+    mine = {"name": "myapp", "source_ports": "50000-50999"}
+    return [
+        [{**mine, "on_violation": "reject"}, *more],
+        [{**mine, "source_ports": ["51000-51499", "52000"]}, *more[:10]],
+        [{**mine, "assignment": "app", "exclusive": False}],
+        [mine, *more[:20]],
+    ]
+
+
+def turn(host: Lab) -> Dict[str, Any]:
+    """Apply, prove and read each policy, once; what fence_info says in the end."""
+    info: Dict[str, Any] = {}
+    for services in policies():
+        for module, params in (
+            ("fence", {"services": services, "purge": True}),
+            ("ephemeral_ports", {"name": "site", "reserved_ports": [f"50000-{50000 + 100 * len(services)}"]}),
+            ("port_probe", {"services": services[:1]}),
+        ):
+            result = host.module(module, **params)
+            assert not result.get("failed"), (module, result["msg"])
+        info = host.module("fence_info")
+        assert info["in_sync"]
+    return info
+
+
+def measured(host: Lab) -> Dict[str, int]:
+    """What must not grow on a host: rules (bytes of their listing without counts), files, processes, network namespaces, mounts,
+    interfaces."""
+    counted = {
+        "rules": "nft -s list ruleset | sed 's/packets [0-9]* bytes [0-9]*//' | wc -c",
+        "files": "find /etc /run /usr/local 2>/dev/null | wc -l",
+        "processes": "set -- /proc/[0-9]*; echo $#",
+        "namespaces": "ip netns list | wc -l; ls /run/netns 2>/dev/null | wc -l",
+        "mounts": "wc -l < /proc/self/mountinfo",
+        "interfaces": "ip -o link | wc -l",
+    }
+    return {name: sum(map(int, host.run(["sh", "-c", script]).out.split())) for name, script in counted.items()}
+
+
+def kernel_memory() -> int:
+    """KiB that the kernel uses for its objects and can't give back."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+    return sum(int(fields[name].split()[0]) for name in ("SUnreclaim", "VmallocUsed", "Percpu"))
+
+
+def test_nothing_grows() -> None:
+    with ExitStack() as stack, ThreadPoolExecutor(os.cpu_count()) as pool:
+        hosts = [stack.enter_context(Lab(capture=False)) for _number in range(HOSTS)]
+        for host in hosts:
+            host.add_user("myapp", UID)
+        # The first turns fill caches and make what lasts.
+        for _warm_up in range(2):
+            list(pool.map(turn, hosts))
+        before, kernel, own = list(pool.map(measured, hosts)), kernel_memory(), len(os.listdir("/proc/self/fd"))
+        end = time.monotonic() + 60 * MINUTES
+        turns = 0
+        while time.monotonic() < end or turns == 0:
+            infos = list(pool.map(turn, hosts))
+            pages = report({f"host{number}": info for number, info in enumerate(infos)}, when="2026-01-31 00:00:00 UTC")
+            assert "host9" in pages["report.html"]
+            turns += 1
+        gc.collect()
+        after = list(pool.map(measured, hosts))
+        print(f"{turns} turns of {len(policies())} policies on {HOSTS} hosts in {MINUTES:g} minutes; kernel objects {kernel_memory() - kernel:+d} KiB")
+        assert after == before
+        assert len(os.listdir("/proc/self/fd")) == own
+        assert kernel_memory() - kernel < KERNEL_GROWTH
