@@ -117,14 +117,12 @@ class Host:
         Raises HostError.
         """
         text = self.read(path)
-        return "" if text is not None and self._danger(path) else text
+        return "" if text is not None and self.danger(path) else text
 
     def require_own(self, path: str) -> None:
         """Raises HostError when a file that is there could be changed by others than root."""
         if os.path.lexists(path):
-            danger = self._danger(path)
-            if danger:
-                raise HostError(f"{path} {danger}")
+            self._refuse_danger(path)
 
     def read_bytes(self, path: str) -> Optional[bytes]:
         """The content of a file, or None when there is none. Raises HostError."""
@@ -176,12 +174,15 @@ class Host:
             raise HostError(f"can't use {path}: {error.strerror}") from error
         if not stat.S_ISDIR(found.st_mode):
             raise HostError(f"{path} is not a directory (a symbolic link is refused as well); move it away")
-        danger = self._danger(path)
+        self._refuse_danger(path)
+
+    def _refuse_danger(self, path: str) -> None:
+        danger = self.danger(path)
         if danger:
             raise HostError(f"{path} {danger}")
 
     @staticmethod
-    def _danger(path: str) -> str:
+    def danger(path: str) -> str:
         """What is wrong with who may write to a file or directory; empty for nothing. What a link points to counts."""
         try:
             found = os.stat(path)

@@ -117,13 +117,13 @@ class Folder:
             for name in [entry[: -len(".json")] for entry in self._host.list(folder) if entry.endswith(".json")]:
                 path = f"{folder}/{name}.json"
                 try:
-                    self._host.require_own(path)
+                    danger = self._host.danger(path)
+                    if danger:
+                        raise ValueError(danger)
                     content = json.loads(self._host.read(path) or "")
                     if not isinstance(content, dict) or content.get("name") != name:
                         raise ValueError(f'the key name must be "{name}", like the file')
                     found[name] = Kept(parse(content, path=path, problems=problems), base)
-                except HostError as error:
-                    problems.append(Problem(path, f"{str(error).partition(' ')[2]}; mend or remove the file"))
                 except (ValueError, TypeError) as error:
                     problems.append(Problem(path, f"{error}; mend or remove the file"))
         if problems:

@@ -8,12 +8,18 @@ from __future__ import annotations
 import re
 from typing import Any, Callable, Dict, List, Mapping
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem, shown
-from ansible_collections.portfence.egress.plugins.module_utils._identify import networks
 
 ENFORCEMENTS = ("audit", "enforce")
-# What Ansible takes for a boolean.
-_BOOLEANS = frozenset(("y", "yes", "on", "1", "true", "t", "1.0", "n", "no", "off", "0", "false", "f", "0.0"))
+
+
+def _is_boolean(value: Any) -> bool:
+    try:
+        boolean(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _is_count(value: Any, *, least: int) -> bool:
@@ -48,7 +54,7 @@ def _is_units(value: Any) -> bool:
 # Variable → whether a value is right, and what is.
 _ACCEPTED: Dict[str, Any] = {
     "egress_enforcement": (lambda value: isinstance(value, str) and value in ENFORCEMENTS, ", ".join(ENFORCEMENTS)),
-    "egress_purge": (lambda value: isinstance(value, bool) or str(value).strip().lower() in _BOOLEANS, "true, false"),
+    "egress_purge": (_is_boolean, "true, false"),
     "egress_serial": (_is_serial, "a number of hosts from 1, a percentage such as 25%, or a list of them"),
     "egress_max_fail_percentage": (_is_percentage, "a percentage from 0 to 100"),
     "egress_classid_units": (_is_units, "a mapping of service names to lists of units"),
@@ -65,9 +71,3 @@ def check_settings(get: Callable[[str], Any], problems: List[Problem]) -> None:
         value = get(name)
         if value is not None and not is_right(value):
             problems.append(Problem(name, f"found {shown(value)}; accepted: {accepted}"))
-
-
-def check_addresses(value: Any, problems: List[Problem]) -> None:
-    """Note every mistake in ``egress_addresses``, None where it is not set."""
-    if value is not None:
-        networks("egress_addresses", value, problems)

@@ -10,7 +10,7 @@ import os
 import time
 from typing import Any, Dict, List, Optional, Sequence
 
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
+from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
 from ansible_collections.portfence.egress.plugins.module_utils._service import Declared, Service
@@ -47,7 +47,9 @@ class Store:
             path = os.path.join(FOLDER, entry)
             name = entry[: -len(".json")]
             try:
-                self._host.require_own(path)
+                danger = self._host.danger(path)
+                if danger:
+                    raise ValueError(danger)
                 content = json.loads(self._host.read(path) or "")
                 if not isinstance(content, dict) or content.get("name") != name:
                     raise ValueError(f'the key name must be "{name}", like the file')
@@ -57,8 +59,6 @@ class Store:
                 found[name] = Declared(path, item.service)
             except InputError as error:
                 problems.extend(error.problems)
-            except HostError as error:
-                problems.append(Problem(path, f"{str(error).partition(' ')[2]}; mend or remove the file"))
             except ValueError as error:
                 problems.append(Problem(path, f"{error}; mend or remove the file"))
         if problems:

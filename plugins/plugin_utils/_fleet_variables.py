@@ -18,10 +18,11 @@ from ansible.vars.plugins import get_vars_from_inventory_sources
 from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._fleet import HostPolicy, Policy
 from ansible_collections.portfence.egress.plugins.module_utils._group_variables import GroupPolicy, contradictions
+from ansible_collections.portfence.egress.plugins.module_utils._identify import networks
 from ansible_collections.portfence.egress.plugins.module_utils._policy import VARIABLE, read_variables
 from ansible_collections.portfence.egress.plugins.module_utils._pools import read_name, read_pools
 from ansible_collections.portfence.egress.plugins.module_utils._service import PREFIX_BYTES, Allocated
-from ansible_collections.portfence.egress.plugins.module_utils._settings import check_addresses, check_settings
+from ansible_collections.portfence.egress.plugins.module_utils._settings import check_settings
 from jinja2 import Undefined, UndefinedError
 
 _TEMPLATE_MARKS = ("{{", "{%", "{#")
@@ -57,8 +58,9 @@ class Fleet:
         pools = read_pools(values.get("egress_port_pools"), problems)
         check_settings(values.get, problems)
         # Only where it is written out: for those who ask who is where, it may come from facts.
-        if self.plain(raw.get("egress_addresses")):
-            check_addresses(raw.get("egress_addresses"), problems)
+        addresses = raw.get("egress_addresses")
+        if addresses is not None and self.plain(addresses):
+            networks("egress_addresses", addresses, problems)
         policy = self._policy(values, "nftables" if backend == "auto" else backend)
         if policy.declared:
             problems.extend(self._groups.problems(name))

@@ -230,6 +230,14 @@ class Node:
             sock.close()
             raise
 
+    def counter(self, table: str, name: str) -> int:
+        """Packets that a named counter has counted.
+
+        :param table: its family and name, such as "inet portfence".
+        """
+        listed = json.loads(self.run(["nft", "-j", "list", "counter", *table.split(), name]).out)["nftables"]
+        return int(next(item["counter"]["packets"] for item in listed if "counter" in item))
+
     def connect(self, protocol: str = "tcp", **how: Any) -> Seen:
         """Connect like open() and hang up; never raises because of the network.
 

@@ -106,33 +106,41 @@ def succeed(modules: ModuleServer, name: str, params: Dict[str, Any]) -> None:
     assert not result.get("failed"), result["msg"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_load_waits_for_an_apply(lab: Lab, modules: ModuleServer, backend: str) -> None:
-    """The kernel has the new fence, and the file is the old one: to load it now would undo the change."""
+def go_back(lab: Lab, modules: ModuleServer, backend: str) -> List[str]:
+    """Give the host the new fence and then the old one; the rules of the new."""
     succeed(modules, "fence", fence(NEW, backend=backend))
     wanted = rules(lab)
     succeed(modules, "fence", fence(OLD, backend=backend))
+    return wanted
+
+
+def has_come(lab: Lab, modules: ModuleServer, backend: str, wanted: List[str]) -> None:
+    """The new fence is there, whole, in the kernel and on disk."""
+    assert rules(lab) == wanted
+    assert not modules.run("fence", fence(NEW, backend=backend))["changed"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_load_waits_for_an_apply(lab: Lab, modules: ModuleServer, backend: str) -> None:
+    """The kernel has the new fence, and the file is the old one: to load it now would undo the change."""
+    wanted = go_back(lab, modules, backend)
     with Held(lab, modules.begin, "fence", fence(NEW, backend=backend), at=f"rename {FILES[backend]}") as apply:
         apply.meets(*boot_command(lab))
     assert (apply.rc, apply.said) == (0, "")
     assert modules.finish()["rc"] == 0
-    assert rules(lab) == wanted
-    assert not modules.run("fence", fence(NEW, backend=backend))["changed"]
+    has_come(lab, modules, backend, wanted)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_an_apply_waits_for_a_load(lab: Lab, modules: ModuleServer, backend: str) -> None:
     """The load has read the old file: it must not come after the new fence."""
-    succeed(modules, "fence", fence(NEW, backend=backend))
-    wanted = rules(lab)
-    succeed(modules, "fence", fence(OLD, backend=backend))
+    wanted = go_back(lab, modules, backend)
     lab.nft("flush ruleset")
     with Held(lab, modules.begin_command, boot_command(lab), at="sendmsg netlink 16") as load:
         load.meets_module("fence", fence(NEW, backend=backend))
     assert modules.finish()["rc"] == 0
     assert load.rc == 0, load.said
-    assert rules(lab) == wanted
-    assert not modules.run("fence", fence(NEW, backend=backend))["changed"]
+    has_come(lab, modules, backend, wanted)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

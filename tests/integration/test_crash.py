@@ -5,16 +5,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import pytest
-from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import parse_listing
 from crash import Crashes, Pressure, Subject, crash, each, either
 from ephemeral import RANGE_KEY, RESERVED_KEY, live
-from lab import Lab, Node
+from lab import Lab
+from listing import rules
 from module_server import ModuleServer
 from net_cls import ROOT, NetClsLab
+from watch import leaked, watched
 
 UID = 991
 # From one policy to the other the account goes to other chains and ports, and is assigned them in another way.
@@ -48,7 +48,7 @@ table inet watch {
 
 def in_force(lab: Lab) -> Any:
     """The rules of the kernel, but for what nothing leads to, which judges no packet."""
-    listing = parse_listing(lab.run(["nft", "-j", "list", "ruleset"]).out)
+    listing = rules(lab)
     # Family and table and name of what has been found to be in use, and what it refers to.
     used: Set[str] = {_key(item["chain"]) for item in listing if "hook" in item.get("chain", {})}
     while True:
@@ -92,18 +92,9 @@ def _references(part: Any) -> Iterator[str]:
         yield part[1:]
 
 
-def leaked(lab: Lab) -> int:
-    return count(lab.peer)
-
-
 def leaked_inside(lab: Lab) -> int:
-    return count(lab)
-
-
-def count(node: Node) -> int:
     """What must not have come by."""
-    listed = json.loads(node.run(["nft", "-j", "list", "counter", "inet", "watch", "leaked"]).out)
-    return int(next(item["counter"]["packets"] for item in listed["nftables"] if "counter" in item))
+    return lab.counter("inet watch", "leaked")
 
 
 def judge(crashes: Crashes, count: int) -> None:
@@ -113,10 +104,7 @@ def judge(crashes: Crashes, count: int) -> None:
 
 @pytest.fixture(name="host")
 def fixture_host() -> Iterator[Lab]:
-    """A lab whose peer counts what must not arrive."""
-    with Lab(capture=False) as lab:
-        lab.add_user("myapp", UID)
-        lab.peer.nft(WATCH)
+    with watched(WATCH, uid=UID) as lab:
         yield lab
 
 

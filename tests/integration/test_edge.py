@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, Dict, List
 
@@ -67,8 +66,7 @@ def passes(lab: Lab, protocol: str, family: int, port: int) -> bool:
 
 
 def counted(lab: Lab, name: str) -> int:
-    listed = json.loads(lab.run(["nft", "-j", "list", "counter", "inet", "portfence_edge", name]).out)["nftables"]
-    return int(next(item["counter"]["packets"] for item in listed if "counter" in item))
+    return lab.counter("inet portfence_edge", name)
 
 
 @pytest.mark.parametrize("unknown", ["log", "drop"])

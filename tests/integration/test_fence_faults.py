@@ -13,8 +13,8 @@ import time
 from typing import Any, Dict, List
 
 import pytest
-from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing, parse_listing
 from lab import Lab
+from listing import rules
 
 MYAPP = {"name": "myapp", "source_ports": "50000-50999"}
 MOVED = {"name": "myapp", "source_ports": "51000-51999"}
@@ -24,11 +24,6 @@ MOVED = {"name": "myapp", "source_ports": "51000-51999"}
 def fixture_host(lab: Lab) -> Lab:
     lab.add_user("myapp", 991)
     return lab
-
-
-def rules(lab: Lab) -> Listing:
-    """What the kernel has, but for counts and the order in which objects were made."""
-    return parse_listing(lab.run(["nft", "-j", "list", "ruleset"]).out)
 
 
 def refusal(lab: Lab, *services: Dict[str, Any], **params: Any) -> str:

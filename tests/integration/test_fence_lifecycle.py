@@ -11,8 +11,8 @@ import re
 from typing import Any, Dict, List
 
 import pytest
-from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing, parse_listing
 from lab import Lab
+from listing import rules
 
 MYAPP = {"name": "myapp", "source_ports": "50000-50999"}
 COLLECTOR = {
@@ -43,11 +43,6 @@ def apply(lab: Lab, *services: Dict[str, Any], **params: Any) -> Dict[str, Any]:
 def state(lab: Lab) -> List[str]:
     """Everything that an apply may touch."""
     return [lab.run(["nft", "list", "ruleset"]).out, lab.run(["sh", "-c", FILES]).out]
-
-
-def rules(lab: Lab) -> Listing:
-    """Our tables, but for counts and the order in which objects were made."""
-    return parse_listing(lab.run(["nft", "-j", "list", "ruleset"]).out)
 
 
 def is_fenced(lab: Lab) -> bool:

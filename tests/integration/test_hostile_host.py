@@ -13,8 +13,8 @@ import sys
 from typing import Any, Dict, List, Optional
 
 import pytest
-from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing, parse_listing
 from lab import Lab
+from listing import rules
 
 USER = 991
 MYAPP = {"name": "myapp", "source_ports": "50000-50999"}
@@ -28,11 +28,6 @@ NAMESPACE = {"name": "boxed", "source_ports": "52000-52099"}
 def fixture_host(lab: Lab) -> Lab:
     lab.add_user("myapp", USER)
     return lab
-
-
-def rules(lab: Lab) -> Listing:
-    """What the kernel has, but for counts and the order in which objects were made."""
-    return parse_listing(lab.run(["nft", "-j", "list", "ruleset"]).out)
 
 
 def files(lab: Lab) -> Dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, List
 import pytest
 from field_rules import until
 from lab import Lab
-from test_no_gap import STOP, WATCH, Talk, counted, start
+from watch import STOP, WATCH, Talk, leaked, start
 
 WRITTEN = Path(__file__).with_name("version_0_1_0")
 BOUND, TRANSLATED, CHOSEN = 991, 992, 994
@@ -71,7 +71,7 @@ def test_a_fence_of_version_0_1_0_is_taken_over(old: Lab) -> None:
             old.run(["touch", STOP])
         goes_on = until(lambda: all(after > turns for turns, after in zip(during, talk.turns)))
     assert said.result()["tried"] > 1000
-    assert counted(old, "leaked") == 0
+    assert leaked(old) == 0
     assert talk.cut == [] and goes_on
     after = counts(old)
     assert after.pop("violations bound") >= said.result()["refused"] + before.pop("violations bound")

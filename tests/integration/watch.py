@@ -1,0 +1,101 @@
+# Copyright (c) 2026, PortFence contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""For tests that change a fence under a fenced account: one that never stops trying, sessions that never stop talking, and a peer that counts."""
+
+from __future__ import annotations
+
+import json
+import selectors
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Dict, Iterator, List
+
+from lab import Lab, Session
+from no_gap import OUTSIDE
+
+PROGRAM = Path(__file__).with_name("no_gap.py")
+STOP = "/run/stop"
+# Counts at the peer what must not arrive there: the fenced account's from its ports outside, and its openings in both families.
+WATCH = f"""
+table inet watch {{
+    counter leaked {{ }}
+    counter arrived {{ }}
+    chain input {{
+        type filter hook input priority 0;
+        meta l4proto {{ tcp, udp }} th sport {OUTSIDE.start}-{OUTSIDE.stop - 1} counter name leaked
+        meta l4proto {{ tcp, udp }} th dport 7000 counter name arrived
+    }}
+}}
+"""
+
+
+@contextmanager
+def watched(rules: str, *, uid: int) -> Iterator[Lab]:
+    """A lab with an account myapp, whose peer counts by these rules. It keeps no list of packets: there are too many."""
+    with Lab(capture=False) as lab:
+        lab.add_user("myapp", uid)
+        lab.peer.nft(rules)
+        yield lab
+
+
+def start(lab: Lab, pool: ThreadPoolExecutor, *, uid: int) -> "Future[Dict[str, int]]":
+    """Let an account try until there is a file STOP."""
+    lab.run(["sh", "-c", "cat >/run/no_gap.py && chmod 644 /run/no_gap.py"], data=PROGRAM.read_text(encoding="utf-8"))
+    lab.run(["rm", "-f", STOP])
+
+    def work() -> Dict[str, int]:
+        said: Dict[str, int] = json.loads(lab.run(["/usr/bin/python3", "-I", "/run/no_gap.py", "press", STOP], uid=uid, timeout=600).out)
+        return said
+
+    return pool.submit(work)
+
+
+def leaked(lab: Lab) -> int:
+    """Packets that arrived at the peer, and must not have."""
+    return lab.peer.counter("inet watch", "leaked")
+
+
+class Talk:
+    """Sessions that talk all the time, in a thread: each sends when it has heard what it said before."""
+
+    def __init__(self, sessions: List[Session]) -> None:
+        self._sessions = sessions
+        self.turns = [0] * len(sessions)
+        self.cut: List[str] = []
+        self._stop = threading.Event()
+        self._selector = selectors.DefaultSelector()
+        self._socks = [session.sock for session in sessions]
+        for number, session in enumerate(sessions):
+            session.sock.setblocking(True)
+            session.sock.sendall(b"0")
+            self._selector.register(session.sock, selectors.EVENT_READ, number)
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            for key, _events in self._selector.select(0.1):
+                number, sock = key.data, self._socks[key.data]
+                try:
+                    if sock.recv(100):
+                        self.turns[number] += 1
+                        sock.sendall(b"%d" % self.turns[number])
+                        continue
+                    self.cut.append(f"session {number} was closed")
+                except OSError as error:
+                    self.cut.append(f"session {number}: {error}")
+                self._selector.unregister(sock)
+
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(self, *_about: object) -> None:
+        """Stop talking, and hang up."""
+        self._stop.set()
+        self._thread.join()
+        self._selector.close()
+        for session in self._sessions:
+            session.close()
