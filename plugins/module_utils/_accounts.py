@@ -22,7 +22,9 @@ NO_HOME = "/nonexistent"  # Debian policy 9.2.3: guaranteed not to exist
 # options and from numeric IDs.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _NAME_RULE = "a letter or _ first, then letters, digits, _ . -, 32 characters at most"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Lone surrogates stand for no character: neither a file nor a command can hold one.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_ID = re.compile(r"[0-9]{1,10}")
 
 _UID_HIGHEST = 4294967294  # 2^32 - 1 means "unchanged" to chown(2) and setreuid(2)
 UID_REFUSED = {
@@ -195,7 +197,7 @@ def parse_passwd(text: str, *, shadow: Optional[Mapping[str, str]] = None) -> Li
     accounts = []
     for line in text.split("\n"):
         fields = line.split(":")
-        if len(fields) != 7 or line.startswith(("+", "-", "#")) or not (fields[2].isdigit() and fields[3].isdigit()):
+        if len(fields) != 7 or line.startswith(("+", "-", "#")) or not (_ID.fullmatch(fields[2]) and _ID.fullmatch(fields[3])):
             continue
         name, password, uid, gid, comment, home, shell = fields
         accounts.append(
@@ -222,7 +224,7 @@ def parse_group(text: str) -> List[Group]:
     groups = []
     for line in text.split("\n"):
         fields = line.split(":")
-        if len(fields) == 4 and fields[2].isdigit() and not line.startswith(("+", "-", "#")):
+        if len(fields) == 4 and _ID.fullmatch(fields[2]) and not line.startswith(("+", "-", "#")):
             groups.append(Group(fields[0], int(fields[2]), tuple(name for name in fields[3].split(",") if name)))
     return groups
 
@@ -235,7 +237,7 @@ def parse_login_defs(text: str, *, kind: str) -> IdRange:
     values = {}
     for line in text.split("\n"):
         words = line.split()
-        if len(words) >= 2 and words[1].isdigit():
+        if len(words) >= 2 and _ID.fullmatch(words[1]):
             values[words[0]] = int(words[1])
     below = values.get(f"{kind}_MIN", 1000) - 1
     return IdRange(f"SYS_{kind}", values.get(f"SYS_{kind}_MIN", 101), values.get(f"SYS_{kind}_MAX", below))

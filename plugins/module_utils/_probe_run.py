@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils import _probe, _probe_report
+from ansible_collections.portfence.egress.plugins.module_utils import _json, _probe, _probe_report
 from ansible_collections.portfence.egress.plugins.module_utils._backends import counters
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
@@ -245,7 +245,7 @@ def add_counts(
     try:
         total = {
             str(name): {str(event): int(number) for event, number in events.items()}
-            for name, events in json.loads(text or "{}").items()
+            for name, events in _json.load(text or "{}").items()
         }
     except (ValueError, TypeError, AttributeError):
         total = {}

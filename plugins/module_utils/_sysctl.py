@@ -108,7 +108,7 @@ def key_of(line: str) -> Optional[str]:
 def value_in(text: str, key: str) -> Optional[str]:
     """The value that a sysctl file gives to a key, or None. The last line wins."""
     found = None
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if key_of(line) == key:
             found = line.partition("=")[2].strip()
     return found
