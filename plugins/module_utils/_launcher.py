@@ -64,12 +64,14 @@ def read_service(name: str) -> Dict[str, Any]:
     try:
         with open(f"{SERVICES}/{name}.json", encoding="utf-8") as file:
             service: Dict[str, Any] = json.load(file)
-        return service
     except FileNotFoundError:
         known = sorted(entry[:-5] for entry in os.listdir(SERVICES) if entry.endswith(".json")) if os.path.isdir(SERVICES) else []
         raise Refusal(f"this host has no service {name}; it has: {', '.join(known) or 'none'}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Refusal(f"{SERVICES}/{name}.json: {error}") from None
+    if not isinstance(service, dict) or service.get("name") != name:
+        raise Refusal(f"{SERVICES}/{name}.json is not of the service {name}; run the play again")
+    return service
 
 
 def start(service: Dict[str, Any], command: Sequence[str], *, user: Optional[str]) -> NoReturn:

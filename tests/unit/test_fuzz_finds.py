@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 import pytest
-from ansible_collections.portfence.egress.plugins.module_utils import _accounts, _classid_plan, _classid_units, _info, _json, _nft_listing, _usage
+from ansible_collections.portfence.egress.plugins.module_utils import (
+    _accounts,
+    _classid_plan,
+    _classid_units,
+    _info,
+    _json,
+    _launcher,
+    _nft_listing,
+    _usage,
+)
 from ansible_collections.portfence.egress.plugins.module_utils._classid_files import value_of
 from ansible_collections.portfence.egress.plugins.module_utils._containers import network_origin
 from ansible_collections.portfence.egress.plugins.module_utils._csv import to_csv
@@ -123,6 +132,14 @@ def test_what_no_other_program_reads_is_no_json(text: str) -> None:
 def test_a_damaged_file_of_a_service_is_named(content: str) -> None:
     with pytest.raises(InputError, match="/etc/portfence/services.d/a.json: .*; mend or remove the file"):
         Store(FakeHost(files={f"{FOLDER}/a.json": content})).read()
+
+
+@pytest.mark.parametrize("content", [DEEP, "[]", "{}", '{"name": "b"}', "\x00"])
+def test_the_launcher_names_a_damaged_file(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_launcher, "SERVICES", str(tmp_path))
+    (tmp_path / "a.json").write_text(content, encoding="utf-8")
+    with pytest.raises(_launcher.Refusal, match=r"/a\.json"):
+        _launcher.read_service("a")
 
 
 @pytest.mark.parametrize("content", [DEEP, '{"a": {"violations": 1e999}}', "[1]"])
