@@ -73,14 +73,33 @@ _LOOKUP = Lookup(
 _MOST_SHAPES = 20_000
 
 
+def _coherent(source: Source, number: int) -> Dict[str, Any]:
+    """Keys that go together, of a service that shares nothing with those of other numbers."""
+    return source.pick(
+        (
+            {},
+            {"user": [10 * number + 5, f"u{number}"], "loopback": source.chance(2), "on_violation": source.pick(ON_VIOLATION)},
+            {"group": f"g{number}", "protocols": source.pick((["tcp"], ["udp", "sctp"], list(PROTOCOLS)))},
+            {"classid": f"0x{100000 + number}", "exclusive": source.chance(2)},
+            {"unit": [f"u{number}.service", f"t{number}@.service"], "assignment": "app", "listen_ports": [80]},
+            {"unit": f"s{number}-x.slice", "on_violation": source.pick(ON_VIOLATION), "loopback": source.chance(2)},
+            {"addresses": [f"10.{number}.0.0/16", f"fd00:{number}::/64"], "interface": "eth0", "masquerade": source.chance(2)},
+            {"addresses": f"10.{number}.0.1", "on_violation": "reject", "protocols": list(PROTOCOLS)},
+            {"assignment": "namespace"},
+            {"assignment": "bpf", "share_ports": source.chance(2), "on_violation": source.pick(ON_VIOLATION)},
+            {"assignment": source.pick(("auto", "app"))},
+        )
+    )
+
+
 def _service(source: Source, number: int) -> Any:
     if source.chance(40):
         return source.value()
     low = 40000 + 100 * number
-    service: Dict[Any, Any] = {"source_ports": f"{low}-{low + source.number(0, 99)}"}
-    if source.chance(4):
+    service: Dict[Any, Any] = {"source_ports": f"{low}-{low + source.number(0, 99)}", **_coherent(source, number)}
+    if source.chance(3):
         service["log"] = source.reshaped({"prefix": source.pick(_PREFIXES), "level": source.pick(LOG_LEVELS), "rate": source.pick(_RATES)})
-    for key in source.some(KEYS, 5):
+    for key in source.some(KEYS, source.pick((0, 1, 2, 5))):
         if key == "log":
             service[key] = {"prefix": source.text()} if source.chance(2) else source.value()
         else:

@@ -173,7 +173,7 @@ def _check_files(items: Dict[str, Any]) -> bool:
         _check_account(*items["account"]),
         _check_unit(items["unit"]),
     ]
-    return all(accepted)
+    return sum(accepted) >= 3
 
 
 def _check_namespace(item: Any) -> bool:
