@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem
+from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem, shown
 
 NO_HOME = "/nonexistent"  # Debian policy 9.2.3: guaranteed not to exist
 
@@ -142,7 +142,7 @@ def check_list(wanted: Sequence[Wanted]) -> List[Problem]:
     for item in wanted:
         problems.extend(_check_item(item))
         if item.name in names:
-            problems.append(Problem(f"{item.path}.name", f"{item.name} is named in {names[item.name]} already; name it once"))
+            problems.append(Problem(f"{item.path}.name", f"{_label(item.name)} is named in {names[item.name]} already; name it once"))
             continue
         names[item.name] = item.path
         if item.uid is None:
@@ -150,7 +150,7 @@ def check_list(wanted: Sequence[Wanted]) -> List[Problem]:
         if item.uid in uids:
             other = uids[item.uid]
             problems.append(
-                Problem(f"{item.path}.uid", f"{item.name} can't have UID {item.uid}, which {other.path} ({other.name}) asks for too")
+                Problem(f"{item.path}.uid", f"{_label(item.name)} can't have UID {shown(item.uid)}, which {other.path} ({_label(other.name)}) asks for too")
             )
         uids.setdefault(item.uid, item)
     return problems
@@ -161,22 +161,27 @@ def valid_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def _label(name: str) -> str:
+    """A name in a message: as it is when it is a good one, else quoted."""
+    return name if valid_name(name) else shown(name)
+
+
 def _check_item(item: Wanted) -> List[Problem]:
     problems = []
     for key, name in (("name", item.name), ("group", item.group)):
         if name is not None and not valid_name(name):
-            problems.append(Problem(f"{item.path}.{key}", f"found {name!r}; accepted: {_NAME_RULE}"))
+            problems.append(Problem(f"{item.path}.{key}", f"found {shown(name)}; accepted: {_NAME_RULE}"))
     if item.uid is not None:
         if item.uid in UID_REFUSED:
-            problems.append(Problem(f"{item.path}.uid", f"{item.name} can't have it: {UID_REFUSED[item.uid]}; choose another one"))
+            problems.append(Problem(f"{item.path}.uid", f"{_label(item.name)} can't have it: {UID_REFUSED[item.uid]}; choose another one"))
         elif not 1 <= item.uid <= _UID_HIGHEST:
-            problems.append(Problem(f"{item.path}.uid", f"found {item.uid}; accepted: 1 to {_UID_HIGHEST}"))
+            problems.append(Problem(f"{item.path}.uid", f"found {shown(item.uid)}; accepted: 1 to {_UID_HIGHEST}"))
     if item.home is not None and (not item.home.startswith("/") or ":" in item.home or _CONTROL.search(item.home)):
-        problems.append(Problem(f"{item.path}.home", f"found {item.home!r}; accepted: an absolute path without : and control characters"))
+        problems.append(Problem(f"{item.path}.home", f"found {shown(item.home)}; accepted: an absolute path without : and control characters"))
     if item.create_home and item.home is None:
         problems.append(Problem(f"{item.path}.create_home", "needs home, the directory to create"))
     if item.comment is not None and (":" in item.comment or _CONTROL.search(item.comment)):
-        problems.append(Problem(f"{item.path}.comment", f"found {item.comment!r}; accepted: text without : and control characters"))
+        problems.append(Problem(f"{item.path}.comment", f"found {shown(item.comment)}; accepted: text without : and control characters"))
     return problems
 
 

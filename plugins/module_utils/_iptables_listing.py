@@ -74,7 +74,7 @@ def _tables(text: str) -> Dict[str, Dict[str, List[str]]]:
         elif line and not line.startswith("#"):
             raise PortFenceError(f"iptables-save printed something that is no listing: {line[:200]!r}")
     if table:
-        raise PortFenceError(f"iptables-save ended in the middle of table {table}")
+        raise PortFenceError(f"iptables-save ended in the middle of table {table[:60]!r}")
     return tables
 
 

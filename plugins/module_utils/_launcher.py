@@ -60,7 +60,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> NoReturn:
 def read_service(name: str) -> Dict[str, Any]:
     """What the host was told of a service. Raises Refusal."""
     if not _NAME.match(name):
-        raise Refusal(f"{name!r} is no name of a service")
+        raise Refusal(f"{name[:60]!r} is no name of a service")
     try:
         with open(f"{SERVICES}/{name}.json", encoding="utf-8") as file:
             service: Dict[str, Any] = json.load(file)

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _json, _probe, _probe_report
 from ansible_collections.portfence.egress.plugins.module_utils._backends import counters
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import INNER_TABLE
 from ansible_collections.portfence.egress.plugins.module_utils._netns import FAMILIES, ipv6_in_use
@@ -78,7 +78,7 @@ def parse_target(given: Optional[Mapping[str, Any]]) -> Optional[Target]:
         except ValueError:
             address = None
         if address is None or address.version != int(family[-1]) or "%" in text:
-            problems.append(Problem(f"target.{key}", f"found {text!r}; accepted: an {_title(family)} address"))
+            problems.append(Problem(f"target.{key}", f"found {shown(text)}; accepted: an {_title(family)} address"))
         elif address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local:
             problems.append(
                 Problem(f"target.{key}", f"found {text}; accepted: an address of another machine, not a special one")

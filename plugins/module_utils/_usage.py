@@ -123,7 +123,7 @@ def address(text: str) -> str:
     family = sockets_api.AF_INET6 if ":" in text else sockets_api.AF_INET
     try:
         return sockets_api.inet_ntop(family, sockets_api.inet_pton(family, text))
-    except OSError:
+    except (OSError, ValueError):
         return text
 
 

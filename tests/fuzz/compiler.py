@@ -37,7 +37,7 @@ _PORTS = (
     50000, "50000", "50000-50999", " 50000 - 50100 ", "50000\u201350100", "50000:50100", [50000, "51000-51010"], "50000,50002", [], "auto", 0, 65536,
     "1-65535", "65535", [f"{port}" for port in range(50000, 50080, 2)], "0x10", "\u0661\u0662", "50000-", 1.5, True, "50000\n",
 )  # fmt: skip
-_PREFIXES = ("PORT VIOLATION: ", "x", " ", "x" * 29, "x" * 30, "x" * 127, "x" * 128, "%s%n", "a#b", "a;b", "{a}", "[a]", "'", "-j ACCEPT", "a\tb", "--log", "!", "@x")
+_PREFIXES = ("PORT VIOLATION: ", "x", " ", "x" * 29, "x" * 30, "x" * 127, "x" * 128, "%s%n", "a#b", "a;b", "{a}", "[a]", "'", "-j ACCEPT", "--log", "!")
 _PLAUSIBLE: Dict[str, Tuple[Any, ...]] = {
     "source_ports": _PORTS,
     "user": (*_USERS, ["a", "b"], ["a", "a"]),
@@ -92,18 +92,30 @@ def _coherent(source: Source, number: int) -> Dict[str, Any]:
     )
 
 
+def _spoiled(source: Source, value: Any) -> Any:
+    """A value with something hostile in it, or another in its place."""
+    if isinstance(value, str) and not source.chance(4):
+        return source.spoiled(value)
+    if isinstance(value, list) and value and not source.chance(4):
+        return [*value[1:], _spoiled(source, value[0])]
+    return source.value(1)
+
+
 def _service(source: Source, number: int) -> Any:
     if source.chance(40):
         return source.value()
     low = 40000 + 100 * number
     service: Dict[Any, Any] = {"source_ports": f"{low}-{low + source.number(0, 99)}", **_coherent(source, number)}
     if source.chance(3):
-        service["log"] = source.reshaped({"prefix": source.pick(_PREFIXES), "level": source.pick(LOG_LEVELS), "rate": source.pick(_RATES)})
+        service["log"] = {"prefix": source.pick(_PREFIXES), "level": source.pick(LOG_LEVELS), "rate": source.pick(_RATES)}
+        key = source.pick(("prefix", "level", "rate", "none"))
+        if key != "none":
+            service["log"][key] = _spoiled(source, service["log"][key])
     for key in source.some(KEYS, source.pick((0, 1, 2, 5))):
         if key == "log":
             service[key] = {"prefix": source.text()} if source.chance(2) else source.value()
         else:
-            service[key] = source.value(1) if source.chance(6) else source.pick(_PLAUSIBLE[key])
+            service[key] = _spoiled(source, source.pick(_PLAUSIBLE[key])) if source.chance(4) else source.pick(_PLAUSIBLE[key])
     if source.chance(30):
         service[source.text()] = source.value()
     return service

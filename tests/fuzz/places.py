@@ -20,14 +20,14 @@ class Place(NamedTuple):
 
 
 PLACES: Dict[str, Place] = {
-    "policy": Place("compiler", 400),
-    "nft": Place("firewall", 500),
-    "iptables": Place("firewall", 1000),
-    "sockets": Place("proc", 500),
-    "accounts": Place("proc", 1000),
-    "records": Place("records", 500),
-    "lock_file": Place("records", 1000),
-    "questions": Place("questions", 500),
-    "page": Place("writers", 300),
-    "files": Place("writers", 500),
+    "policy": Place("compiler", 2500),
+    "nft": Place("firewall", 3000),
+    "iptables": Place("firewall", 3000),
+    "sockets": Place("proc", 1500),
+    "accounts": Place("proc", 4000),
+    "records": Place("records", 2000),
+    "lock_file": Place("records", 3000),
+    "questions": Place("questions", 1200),
+    "page": Place("writers", 700),
+    "files": Place("writers", 1200),
 }

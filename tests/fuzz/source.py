@@ -25,6 +25,8 @@ HOSTILE = (
     "4294967296", "\u00b2", "\u0661", "1e999", "NaN", "Infinity", "0x10", "9" * 5000, "null", "true", "[]", "tcp", "udp", "a", "portfence", "\u05d0\u05d1",
     "uid:0", "cgroup:/", "users:((", "pid=1", "root",
 )  # fmt: skip
+# Those that end something for somebody.
+_SHARP = ("\n", "\r", "\x00", "\u2028", '"', "'", "\\", "$", "#", ";", "{", "}", "%", "<", "=", ",", " ", "9" * 5000)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class Source:
         return [self.pick(values) for _index in range(self.number(0, most))]
 
     def text(self) -> str:
-        """A short text of hostile pieces, anything in Unicode, and harmless words."""
+        """A word with a hostile piece in it, or a short text of such pieces, anything in Unicode, and harmless words."""
+        if self.chance(2):
+            return self.spoiled("ab")
         pieces = []
         for _index in range(self.number(0, 4)):
             kind = self.number(0, 3)
@@ -74,6 +78,11 @@ class Source:
             else:
                 pieces.append(self.pick(HOSTILE))
         return "".join(pieces)
+
+    def spoiled(self, word: str) -> str:
+        """The word with one hostile piece somewhere."""
+        at = self.number(0, len(word))
+        return word[:at] + self.pick(_SHARP if self.chance(2) else HOSTILE) + word[at:]
 
     def edited(self, text: str) -> str:
         """The text with some of it changed: lines and pieces left out, doubled, put elsewhere, replaced."""
@@ -97,10 +106,11 @@ class Source:
         return text
 
     def edited_words(self, line: str) -> str:
-        """The line with one of its words replaced."""
-        words = line.split(" ")
+        """The line with one of its words replaced, whatever stands between words."""
+        between = self.pick((" ", ":", "=", ",", "\t"))
+        words = line.split(between)
         words[self.number(0, len(words) - 1)] = self.text()
-        return " ".join(words)
+        return between.join(words)
 
     def value(self, depth: int = 2) -> Any:
         """Anything that YAML or JSON can hold."""
@@ -137,7 +147,7 @@ class Source:
     def json(self, samples: Sequence[Any]) -> str:
         """The text of one of these values, reshaped or edited."""
         sample = self.pick(samples)
-        if self.chance(60):
+        if self.chance(15):
             return self.pick(("[", '{"a":')) * self.pick((10, 100_000))
         if self.chance(3):
             return self.edited(json.dumps(sample))

@@ -33,8 +33,9 @@ from ansible_collections.portfence.egress.plugins.module_utils._iptables_listing
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_files import Folder
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import unit_name
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
+from ansible_collections.portfence.egress.plugins.module_utils._pools import read_name
 from ansible_collections.portfence.egress.plugins.module_utils._store import FOLDER, PROBE_COUNTS_FILE, Store
-from ansible_collections.portfence.egress.plugins.module_utils._sysctl import value_in
+from ansible_collections.portfence.egress.plugins.module_utils._sysctl import kernel_ports, kernel_range, value_in
 from ansible_collections.portfence.egress.plugins.plugin_utils import _report
 from ansible_collections.portfence.egress.tests.fuzz.source import FakeHost
 
@@ -84,6 +85,17 @@ def test_a_process_changes_nothing_but_its_name_by_its_name(name: str, shown: st
 @pytest.mark.parametrize("line", ["tcp ESTAB 0 0 1.2.3.4:\u00b2 1.2.3.4:5", f"tcp ESTAB 0 0 1.2.3.4:{'9' * 5000} 1.2.3.4:5"])
 def test_a_port_that_is_none_is_passed_over(line: str) -> None:
     assert _usage.parse_sockets(f"{line}\n") == []
+
+
+@pytest.mark.parametrize("text", ["1.2\x00.3", "\ud800", "::\x00"])
+def test_an_address_that_is_none_stays_as_it_is(text: str) -> None:
+    assert _usage.address(text) == text
+
+
+def test_a_table_with_a_strange_name_is_told_in_a_line() -> None:
+    with pytest.raises(PortFenceError) as error:
+        parse_listing(f"*a\x02{'b' * 1000}\n")
+    assert str(error.value) == f"iptables-save ended in the middle of table 'a\\x02{'b' * 58}'"
 
 
 def test_a_flow_without_ports_is_passed_over() -> None:
@@ -259,3 +271,29 @@ def test_the_longest_unit() -> None:
     (declared,) = parse_list([{"name": "a", "source_ports": 50000, "unit": longest}])
     assert declared.service.units == (longest,)
     assert unit_name(longest) == longest
+
+
+def test_accounts_with_names_without_end_are_told_in_a_line() -> None:
+    name = "\x1b" + "x" * 10_000_000
+    given = [_accounts.Wanted(f"accounts[{index}]", name, uid=10**5000, home=name, comment=name) for index in range(2)]
+    for problem in _accounts.check_list([*given, _accounts.Wanted("accounts[2]", name[1:], uid=10**5000), _accounts.Wanted("accounts[3]", name, uid=0)]):
+        assert str(problem).isprintable()
+        assert len(str(problem)) < 400
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_number_without_end_is_no_name(sign: int) -> None:
+    problems: List[Problem] = []
+    assert read_name("egress_nat_domain", sign * 10**5000, problems) == ""
+    assert [str(problem) for problem in problems] == [
+        "egress_nat_domain: found a huge number; accepted: a name of 1 to 253 printable characters"
+    ]
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "1" + " " * 1_000_000 + "x"])
+def test_a_list_of_ports_without_end_is_told_in_a_line(text: str) -> None:
+    """Blanks were looked through once for each of them."""
+    for read in (kernel_ports, kernel_range):
+        with pytest.raises(ValueError) as error:
+            read(text)
+        assert len(str(error.value)) < 100
