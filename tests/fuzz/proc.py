@@ -15,7 +15,7 @@ _SS = """tcp LISTEN 0 128 127.0.0.1:{port} 0.0.0.0:* users:(("{name}",pid=5,fd=3
 tcp ESTAB 0 0 [::ffff:192.0.2.1]:50001 [::ffff:192.0.2.2]:443 users:(("b",pid=6,fd=3),("{name}",pid=7,fd=4)) uid:5 ino:6 sk:301 cgroup:/system.slice/b <->
 udp UNCONN 0 0 [fe80::1]%eth0:546 [::]:* ino:7 sk:302 cgroup:/ v6only:1 <->
 """
-_CONNTRACK = """ipv4     2 tcp      6 431999 ESTABLISHED src=1.0.2.1 dst=1.0.2.2 sport=50001 dport=443 src=1.0.2.2 dst=1.0.2.1 sport=443 dport=50001 [ASSURED] use=2
+_CONNTRACK = """ipv4     2 tcp      6 431999 ESTABLISHED src=1.0.2.1 dst=1.0.2.2 sport=50001 dport=443 src=1.0.2.2 dst=1.0.2.1 sport=443 dport=50001 use=2
 ipv6     10 udp      17 29 src=fd00::1 dst=fd00::2 sport=1 dport=53 [UNREPLIED] src=fd00::2 dst=fd00::1 sport=53 dport=1 mark=0 zone=0 use=2
 """
 _LINKS = ([{"ifname": "lo", "addr_info": [{"family": "inet", "local": "127.0.0.1", "prefixlen": 8}]}, {}], [])
