@@ -57,10 +57,11 @@ class Flow:
 def parse_sockets(text: str) -> List[Socket]:
     """Read ``ss -tunaeH`` (ss(8)); lines of other shape are passed over.
 
-    What programs call themselves is taken out first: it could look like any other part of a line.
+    What programs call themselves is taken out first, then what cgroups are called: it could look like any other part of a line.
     """
     found = []
     for line in _PROGRAMS.sub(_hidden, text).split("\n"):
+        line, shows_cgroup, cgroup = line.partition(" cgroup:/")
         columns = line.split()
         if len(columns) < 6 or columns[0] not in COUNTED:
             continue
@@ -69,8 +70,7 @@ def parse_sockets(text: str) -> List[Socket]:
         if not _PORT.fullmatch(port):
             continue
         peer, _colon, peer_port = columns[5].rpartition(":")
-        program = re.search(r" program:([0-9a-f]*)", line)
-        cgroup = re.search(r" cgroup:/([^ ]*)", line)
+        program = re.search(r" program:((?:[0-9a-f]{2})*)(?![0-9a-f])", line)
         found.append(
             Socket(
                 columns[0],
@@ -80,7 +80,7 @@ def parse_sockets(text: str) -> List[Socket]:
                 peer=address(peer.strip("[]").partition("%")[0]) if _PORT.fullmatch(peer_port) else None,
                 peer_port=int(peer_port) if _PORT.fullmatch(peer_port) else 0,
                 program=_printable(program.group(1)) if program else None,
-                cgroup=cgroup.group(1) if cgroup else None,
+                cgroup=cgroup.partition(" ")[0] if shows_cgroup else None,
             )
         )
     return found
@@ -93,7 +93,7 @@ def _hidden(programs: Match[str]) -> str:
 
 def _printable(digits: str) -> str:
     """The name again, for a terminal."""
-    name = bytes.fromhex(digits).decode("utf-8", "surrogatepass")
+    name = bytes.fromhex(digits).decode("utf-8", "replace")
     return "".join(char if char.isprintable() else "?" for char in name)
 
 

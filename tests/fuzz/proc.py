@@ -14,6 +14,7 @@ from ansible_collections.portfence.egress.tests.fuzz.source import FakeHost, Sou
 _SS = """tcp LISTEN 0 128 127.0.0.1:{port} 0.0.0.0:* users:(("{name}",pid=5,fd=3)) uid:1000 ino:5 sk:300 cgroup:/user.slice/{group} <->
 tcp ESTAB 0 0 [::ffff:192.0.2.1]:50001 [::ffff:192.0.2.2]:443 users:(("b",pid=6,fd=3),("{name}",pid=7,fd=4)) uid:5 ino:6 sk:301 cgroup:/system.slice/b <->
 udp UNCONN 0 0 [fe80::1]%eth0:546 [::]:* ino:7 sk:302 cgroup:/ v6only:1 <->
+udp ESTAB 0 0 1.0.2.1:5 1.0.2.2:6 ino:8 sk:303 cgroup:/user.slice/{group} <->
 """
 _CONNTRACK = """ipv4     2 tcp      6 431999 ESTABLISHED src=1.0.2.1 dst=1.0.2.2 sport=50001 dport=443 src=1.0.2.2 dst=1.0.2.1 sport=443 dport=50001 use=2
 ipv6     10 udp      17 29 src=fd00::1 dst=fd00::2 sport=1 dport=53 [UNREPLIED] src=fd00::2 dst=fd00::1 sport=53 dport=1 mark=0 zone=0 use=2
@@ -41,10 +42,10 @@ def _check_sockets(texts: Tuple[str, str, str, str, str]) -> bool:
     name, group, sockets, edited, printed = texts
     found = _usage.parse_sockets(sockets)
     expected = _usage.parse_sockets(_SS.format(name="x", group="x", port=1))
-    assert [(socket.protocol, socket.state, socket.uid, socket.peer) for socket in found] == [
-        (socket.protocol, socket.state, socket.uid, socket.peer) for socket in expected
+    assert [(socket.protocol, socket.state, socket.uid, socket.peer, socket.program is None) for socket in found] == [
+        (socket.protocol, socket.state, socket.uid, socket.peer, socket.program is None) for socket in expected
     ], found
-    assert [(socket.cgroup or "").split("/")[0] for socket in found] == ["user.slice", "system.slice", ""]
+    assert [(socket.cgroup or "").split("/")[0] for socket in found] == ["user.slice", "system.slice", "", "user.slice"]
     for socket in [*found, *_usage.parse_sockets(edited)]:
         check_message(socket.program or "")
         assert 0 <= socket.port <= 65535 and 0 <= socket.peer_port <= 65535

@@ -82,6 +82,13 @@ def test_a_process_changes_nothing_but_its_name_by_its_name(name: str, shown: st
     assert (found.port, found.uid, found.cgroup, found.peer, found.program) == (50001, 1000, "user.slice/a", "192.0.2.2", shown[:15])
 
 
+@pytest.mark.parametrize("group", ["a program:5", "a program:72", "a uid:5", "a users:((x", "a cgroup:/b", "a\x0bb"])
+def test_a_cgroup_changes_nothing_but_its_own_name(group: str) -> None:
+    """Root's sockets, and those of programs in other namespaces, have no such parts of their own."""
+    (found,) = _usage.parse_sockets(f"tcp ESTAB 0 0 1.2.3.4:5 1.2.3.5:6 ino:5 sk:1 cgroup:/user.slice/{group} <->\n")
+    assert (found.uid, found.program, found.cgroup) == (0, None, f"user.slice/{group.split(' ')[0]}")
+
+
 @pytest.mark.parametrize("line", ["tcp ESTAB 0 0 1.2.3.4:\u00b2 1.2.3.4:5", f"tcp ESTAB 0 0 1.2.3.4:{'9' * 5000} 1.2.3.4:5"])
 def test_a_port_that_is_none_is_passed_over(line: str) -> None:
     assert _usage.parse_sockets(f"{line}\n") == []
