@@ -153,6 +153,7 @@ ABSURD: Dict[str, Any] = {
     "a deep state": {"egress_services": {"a": {"state": DEEP}}},
     "huge numbers": {"egress_services": {"a": {key: MANY for key in KEYS if key != "state"}}},
     "negative huge numbers": {"egress_services": {"a": {key: [-MANY] for key in KEYS if key != "state"}}},
+    "variables with names without end": {f"egress_services__{'x' * 10_000_000}": {"a": 5}},
     "huge numbers for names": {MANY: 5, "egress_services": {MANY: {MANY: 5}, -MANY: MANY}},
 }
 
