@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _NAME_RULE = "a letter or _ first, then letters, digits, _ . -, 32 characters at most"
 # Lone surrogates stand for no character: neither a file nor a command can hold one.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-_ID = re.compile(r"[0-9]{1,10}")
+_ID = re.compile(r"0*[0-9]{1,10}")
 
 _UID_HIGHEST = 4294967294  # 2^32 - 1 means "unchanged" to chown(2) and setreuid(2)
 UID_REFUSED = {
@@ -202,7 +202,7 @@ def parse_passwd(text: str, *, shadow: Optional[Mapping[str, str]] = None) -> Li
     accounts = []
     for line in text.split("\n"):
         fields = line.split(":")
-        if len(fields) != 7 or line.startswith(("+", "-", "#")) or not (_ID.fullmatch(fields[2]) and _ID.fullmatch(fields[3])):
+        if len(fields) != 7 or line.startswith(("+", "-", "#")) or not (_is_id(fields[2]) and _is_id(fields[3])):
             continue
         name, password, uid, gid, comment, home, shell = fields
         accounts.append(
@@ -219,6 +219,11 @@ def parse_passwd(text: str, *, shadow: Optional[Mapping[str, str]] = None) -> Li
     return accounts
 
 
+def _is_id(text: str) -> bool:
+    """Whether the C library takes a field for a UID or a GID, of 32 bits; Python takes other digits as well."""
+    return _ID.fullmatch(text) is not None and int(text[-11:]) < 2**32
+
+
 def parse_shadow(text: str) -> Dict[str, str]:
     """Password fields by name in the text of shadow(5)."""
     return {fields[0]: fields[1] for fields in (line.split(":") for line in text.split("\n")) if len(fields) > 1}
@@ -229,7 +234,7 @@ def parse_group(text: str) -> List[Group]:
     groups = []
     for line in text.split("\n"):
         fields = line.split(":")
-        if len(fields) == 4 and _ID.fullmatch(fields[2]) and not line.startswith(("+", "-", "#")):
+        if len(fields) == 4 and _is_id(fields[2]) and not line.startswith(("+", "-", "#")):
             groups.append(Group(fields[0], int(fields[2]), tuple(name for name in fields[3].split(",") if name)))
     return groups
 
@@ -242,7 +247,7 @@ def parse_login_defs(text: str, *, kind: str) -> IdRange:
     values = {}
     for line in text.split("\n"):
         words = line.split()
-        if len(words) >= 2 and _ID.fullmatch(words[1]):
+        if len(words) >= 2 and _is_id(words[1]):
             values[words[0]] = int(words[1])
     below = values.get(f"{kind}_MIN", 1000) - 1
     return IdRange(f"SYS_{kind}", values.get(f"SYS_{kind}_MIN", 101), values.get(f"SYS_{kind}_MAX", below))

@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Iterable, Sequence
+from typing import Any, Iterable, Match, Sequence
 
 # All that ends a line for somebody.
 _LINE_ENDS = "\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029"
 # What ends a cell or a row in a table like this, and what does where a comma is a part of numbers and something else stands between cells.
 _ENDS_CELL = re.compile(f'[,"{_LINE_ENDS}]')
-_ENDS_FOREIGN_CELL = rf"[;|\t{_LINE_ENDS}]"
+_ENDS_FOREIGN_CELL = re.compile(rf"[;|\t{_LINE_ENDS}]")
 # Spreadsheets look past white space, and some take the wide forms of the East Asian blocks, and others, for the same characters.
 _FORMULA = "[=+@\u207a\u207c\u208a\u208c\u2a75\u2a76\ufb29\ufe62\ufe63\ufe66\ufe6b\uff0b\uff0d\uff1d\uff20-]"
-_BEGIN = re.compile(rf'(\A|{_ENDS_FOREIGN_CELL})(?=[\s"]*{_FORMULA})')
+# Runs of what may stand before a formula, each looked at once.
+_BEFORE = rf'[;|"\s{_LINE_ENDS}]'
+_BEGIN = re.compile(rf"(?:\A|(?<!{_BEFORE})){_BEFORE}*(?={_FORMULA})")
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -31,5 +33,10 @@ def _cell(value: Any) -> str:
 
 
 def _literal(text: str) -> str:
-    led = _BEGIN.sub(r"\1'", text)
+    led = _BEGIN.sub(_led, text)
     return f"'{led}" if led[:1] in ("\t", "\r") else led
+
+
+def _led(before: Match[str]) -> str:
+    first = "'" if before.start() == 0 else ""
+    return f"{first}{before[0]}" + ("'" if _ENDS_FOREIGN_CELL.search(before[0]) else "")

@@ -60,8 +60,8 @@ def parse_sockets(text: str) -> List[Socket]:
     What programs call themselves is taken out first, then what cgroups are called: it could look like any other part of a line.
     """
     found = []
-    for line in _PROGRAMS.sub(_hidden, text).split("\n"):
-        line, shows_cgroup, cgroup = line.partition(" cgroup:/")
+    for whole in _PROGRAMS.sub(_hidden, text).split("\n"):
+        line, shows_cgroup, cgroup = whole.partition(" cgroup:/")
         columns = line.split()
         if len(columns) < 6 or columns[0] not in COUNTED:
             continue
@@ -102,7 +102,7 @@ def parse_flows(text: str) -> List[Flow]:
     found = []
     for line in text.split("\n"):
         protocol = next((word for word in line.split()[:3] if word in COUNTED), None)
-        fields = [(found[1] or found[3], found[2] or found[4]) for found in _FIELD.finditer(line)]
+        fields = [(part[1] or part[3], part[2] or part[4]) for part in _FIELD.finditer(line)]
         if protocol is None or [key for key, _value in fields] != ["src", "dst", "sport", "dport"] * 2:
             continue
         values = [value for _key, value in fields]

@@ -145,15 +145,23 @@ def _line(host: str, name: str, service: Mapping[str, Any]) -> Line:
         source_ports=ports,
         assignment=str(service["assignment"]),
         on_violation=str(service["on_violation"]),
-        capacity=int(service["capacity"]),
+        capacity=_count(service["capacity"]),
         use=use,
         violations=_without_probes(service["violations"]),
         intrusions=_without_probes(service["intrusions"]),
     )
 
 
+def _count(value: Any) -> int:
+    """A number that a host can count to. Raises ValueError or TypeError."""
+    number = int(value)
+    if not 0 <= number < 2**64:
+        raise ValueError("out of range")
+    return number
+
+
 def _without_probes(counts: Optional[Mapping[str, int]]) -> Optional[int]:
-    return None if counts is None else max(0, int(counts["packets"]) - int(counts["by_probes"]))
+    return None if counts is None else max(0, _count(counts["packets"]) - _count(counts["by_probes"]))
 
 
 def to_html(report: Report) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Dict, List, Tuple
+from typing import Any, List, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _iptables_listing, _nft_listing
 from ansible_collections.portfence.egress.plugins.module_utils._bpf import parse_attached, parse_dump, parse_outputs

@@ -124,11 +124,16 @@ def test_comments_set_nothing(end: str) -> None:
     assert value_of([f"[Service]\n# see{end}User=root\n"], "User") == ""
 
 
-@pytest.mark.parametrize("number", ["\u00b2", "\u0661", "9" * 5000])
+@pytest.mark.parametrize("number", ["\u00b2", "\u0661", "9" * 5000, str(2**32)])
 def test_an_id_that_is_none_is_no_account(number: str) -> None:
     assert _accounts.parse_passwd(f"a:x:{number}:5::/:/bin/sh\nb:x:5:{number}::/:/bin/sh\n") == []
     assert _accounts.parse_group(f"a:x:{number}:\n") == []
     assert _accounts.parse_login_defs(f"SYS_UID_MIN {number}\n", kind="UID").low == 101
+
+
+def test_an_id_may_have_zeros_before_it() -> None:
+    (account,) = _accounts.parse_passwd(f"a:x:{'0' * 50}5:{2**32 - 1}::/:/bin/sh\n")
+    assert (account.uid, account.gid) == (5, 2**32 - 1)
 
 
 @pytest.mark.parametrize("key", ["comment", "home"])
@@ -226,12 +231,20 @@ def test_a_port_without_end() -> None:
 @pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@a", "\uff1d1", "\u207a1"])
 def test_no_part_of_a_cell_is_a_formula(end: str, formula: str) -> None:
     """Where a comma is a part of numbers, spreadsheets split lines elsewhere; some end a row at a carriage return."""
-    value = f"a{end}{formula}"
-    text = to_csv(["h", "n"], [[value, 5]])
+    text = to_csv(["h", "n"], [[f"a{end}{formula}", 5]])
     for delimiter in ",;\t|":
         cells = [cell for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) for cell in row]
         assert not any(cell.strip().startswith(formula[0]) for cell in cells)
     assert [row[1:] for row in csv.reader(io.StringIO(text, newline=""))] == [["n"], ["5"]]
+
+
+def test_a_cell_that_begins_with_what_ends_one() -> None:
+    assert to_csv(["a"], [[";=1"], [" =1"], ["a=1"], ["a;1=1"]]) == "a\n';'=1\n' =1\na=1\na;1=1\n"
+
+
+@pytest.mark.parametrize("text", ["\n" * 200_000, ";" * 200_000 + "=1", '" ' * 100_000 + "x"])
+def test_a_cell_without_end_takes_no_longer_for_each_of_its_characters(text: str) -> None:
+    assert len(to_csv(["a"], [[text]])) < 2 * len(text) + 100
 
 
 INFO: Dict[str, Any] = {
@@ -253,7 +266,16 @@ INFO: Dict[str, Any] = {
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("source_ports", ["x"]), ("source_ports", 5), ("use", "x"), ("use", float("nan")), ("capacity", None), ("violations", {"packets": 5}), ("violations", 7)],
+    [
+        ("source_ports", ["x"]),
+        ("source_ports", 5),
+        ("use", "x"),
+        ("use", float("nan")),
+        ("capacity", None),
+        ("capacity", "1" * 4000),
+        ("violations", {"packets": 5}),
+        ("violations", 7),
+    ],
 )
 def test_one_odd_host_does_not_cost_the_report_of_all(key: str, value: Any) -> None:
     odd = {**INFO, "services": {"a": {**INFO["services"]["a"], key: value}}}
