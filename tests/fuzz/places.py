@@ -20,7 +20,7 @@ class Place(NamedTuple):
 
 
 PLACES: Dict[str, Place] = {
-    "policy": Place("compiler", 2500),
+    "policy": Place("compiler", 2200),
     "nft": Place("firewall", 3000),
     "iptables": Place("firewall", 3000),
     "sockets": Place("proc", 1500),
@@ -28,6 +28,6 @@ PLACES: Dict[str, Place] = {
     "records": Place("records", 2000),
     "lock_file": Place("records", 3000),
     "questions": Place("questions", 1200),
-    "page": Place("writers", 100),
-    "files": Place("writers", 1200),
+    "page": Place("writers", 80),
+    "files": Place("writers", 1000),
 }

@@ -40,7 +40,7 @@ def test_no_input_breaks_a_promise(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-20_000:]}"
     seen = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     print(f"seed {seed}: {seen}")
-    assert seen["ran"] >= runs
+    assert seen["ran"] >= (1 if _SECONDS else runs)
     assert seen["accepted"] + seen["refused"] == seen["ran"]
     # Neither everything nor nothing gets past the first look.
     assert min(seen["accepted"], seen["refused"]) * 50 >= seen["ran"], seen
