@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check integration molecule coexist test test-long bench bench-quick build clean
 
-CHECKS := tree lint bpf sanity unit golden docs galaxy
+CHECKS := tree lint bpf sanity unit golden fuzz docs galaxy
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -18,7 +18,7 @@ demo: ## fence a throwaway lab host on this machine and show the result
 	@scripts/setup demo
 	@PORTFENCE_VENV=demo scripts/run python scripts/demo
 
-check: ## lint, eBPF object, ansible-test sanity, unit and golden tests, documentation, galaxy-importer
+check: ## lint, eBPF object, ansible-test sanity, unit and golden tests, fuzzers, documentation, galaxy-importer
 	@scripts/setup test
 	@scripts/stages $(CHECKS)
 
@@ -38,9 +38,9 @@ test: ## everything; of coexist, ufw and docker
 	@scripts/setup test
 	@scripts/stages $(CHECKS) integration molecule environment neighbours
 
-test-long: ## what takes too long for every change: every point at which a run can die, a virtual machine with reboots, half an hour of soak (root; hours)
+test-long: ## what takes too long for every change: every point at which a run can die, a virtual machine with reboots, half an hour of soak, five minutes of each fuzzer (root; hours)
 	@scripts/setup long
-	@scripts/stages vm soak crash
+	@PORTFENCE_FUZZ_SECONDS=300 scripts/stages vm soak crash fuzz
 
 bench: ## measure what the fence costs, side by side with what it replaces; writes bench/RESULTS.md (root; quiet machine)
 	@scripts/setup bench

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem
+from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem, shown
 
 NO_HOME = "/nonexistent"  # Debian policy 9.2.3: guaranteed not to exist
 
@@ -22,7 +22,9 @@ NO_HOME = "/nonexistent"  # Debian policy 9.2.3: guaranteed not to exist
 # options and from numeric IDs.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _NAME_RULE = "a letter or _ first, then letters, digits, _ . -, 32 characters at most"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Lone surrogates stand for no character: neither a file nor a command can hold one.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_ID = re.compile(r"0*[0-9]{1,10}")
 
 _UID_HIGHEST = 4294967294  # 2^32 - 1 means "unchanged" to chown(2) and setreuid(2)
 UID_REFUSED = {
@@ -140,7 +142,7 @@ def check_list(wanted: Sequence[Wanted]) -> List[Problem]:
     for item in wanted:
         problems.extend(_check_item(item))
         if item.name in names:
-            problems.append(Problem(f"{item.path}.name", f"{item.name} is named in {names[item.name]} already; name it once"))
+            problems.append(Problem(f"{item.path}.name", f"{_label(item.name)} is named in {names[item.name]} already; name it once"))
             continue
         names[item.name] = item.path
         if item.uid is None:
@@ -148,7 +150,7 @@ def check_list(wanted: Sequence[Wanted]) -> List[Problem]:
         if item.uid in uids:
             other = uids[item.uid]
             problems.append(
-                Problem(f"{item.path}.uid", f"{item.name} can't have UID {item.uid}, which {other.path} ({other.name}) asks for too")
+                Problem(f"{item.path}.uid", f"{_label(item.name)} can't have UID {shown(item.uid)}, which {other.path} ({_label(other.name)}) asks for too")
             )
         uids.setdefault(item.uid, item)
     return problems
@@ -159,22 +161,27 @@ def valid_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def _label(name: str) -> str:
+    """A name in a message: as it is when it is a good one, else quoted."""
+    return name if valid_name(name) else shown(name)
+
+
 def _check_item(item: Wanted) -> List[Problem]:
     problems = []
     for key, name in (("name", item.name), ("group", item.group)):
         if name is not None and not valid_name(name):
-            problems.append(Problem(f"{item.path}.{key}", f"found {name!r}; accepted: {_NAME_RULE}"))
+            problems.append(Problem(f"{item.path}.{key}", f"found {shown(name)}; accepted: {_NAME_RULE}"))
     if item.uid is not None:
         if item.uid in UID_REFUSED:
-            problems.append(Problem(f"{item.path}.uid", f"{item.name} can't have it: {UID_REFUSED[item.uid]}; choose another one"))
+            problems.append(Problem(f"{item.path}.uid", f"{_label(item.name)} can't have it: {UID_REFUSED[item.uid]}; choose another one"))
         elif not 1 <= item.uid <= _UID_HIGHEST:
-            problems.append(Problem(f"{item.path}.uid", f"found {item.uid}; accepted: 1 to {_UID_HIGHEST}"))
+            problems.append(Problem(f"{item.path}.uid", f"found {shown(item.uid)}; accepted: 1 to {_UID_HIGHEST}"))
     if item.home is not None and (not item.home.startswith("/") or ":" in item.home or _CONTROL.search(item.home)):
-        problems.append(Problem(f"{item.path}.home", f"found {item.home!r}; accepted: an absolute path without : and control characters"))
+        problems.append(Problem(f"{item.path}.home", f"found {shown(item.home)}; accepted: an absolute path without : and control characters"))
     if item.create_home and item.home is None:
         problems.append(Problem(f"{item.path}.create_home", "needs home, the directory to create"))
     if item.comment is not None and (":" in item.comment or _CONTROL.search(item.comment)):
-        problems.append(Problem(f"{item.path}.comment", f"found {item.comment!r}; accepted: text without : and control characters"))
+        problems.append(Problem(f"{item.path}.comment", f"found {shown(item.comment)}; accepted: text without : and control characters"))
     return problems
 
 
@@ -195,7 +202,7 @@ def parse_passwd(text: str, *, shadow: Optional[Mapping[str, str]] = None) -> Li
     accounts = []
     for line in text.split("\n"):
         fields = line.split(":")
-        if len(fields) != 7 or line.startswith(("+", "-", "#")) or not (fields[2].isdigit() and fields[3].isdigit()):
+        if len(fields) != 7 or line.startswith(("+", "-", "#")) or not (_is_id(fields[2]) and _is_id(fields[3])):
             continue
         name, password, uid, gid, comment, home, shell = fields
         accounts.append(
@@ -212,6 +219,11 @@ def parse_passwd(text: str, *, shadow: Optional[Mapping[str, str]] = None) -> Li
     return accounts
 
 
+def _is_id(text: str) -> bool:
+    """Whether the C library takes a field for a UID or a GID, of 32 bits; Python takes other digits as well."""
+    return _ID.fullmatch(text) is not None and int(text[-11:]) < 2**32
+
+
 def parse_shadow(text: str) -> Dict[str, str]:
     """Password fields by name in the text of shadow(5)."""
     return {fields[0]: fields[1] for fields in (line.split(":") for line in text.split("\n")) if len(fields) > 1}
@@ -222,7 +234,7 @@ def parse_group(text: str) -> List[Group]:
     groups = []
     for line in text.split("\n"):
         fields = line.split(":")
-        if len(fields) == 4 and fields[2].isdigit() and not line.startswith(("+", "-", "#")):
+        if len(fields) == 4 and _is_id(fields[2]) and not line.startswith(("+", "-", "#")):
             groups.append(Group(fields[0], int(fields[2]), tuple(name for name in fields[3].split(",") if name)))
     return groups
 
@@ -235,7 +247,7 @@ def parse_login_defs(text: str, *, kind: str) -> IdRange:
     values = {}
     for line in text.split("\n"):
         words = line.split()
-        if len(words) >= 2 and words[1].isdigit():
+        if len(words) >= 2 and _is_id(words[1]):
             values[words[0]] = int(words[1])
     below = values.get(f"{kind}_MIN", 1000) - 1
     return IdRange(f"SYS_{kind}", values.get(f"SYS_{kind}_MIN", 101), values.get(f"SYS_{kind}_MAX", below))

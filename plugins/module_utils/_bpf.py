@@ -10,11 +10,11 @@ service changes. Layouts and limits here are those of the program.
 
 from __future__ import annotations
 
-import json
 import struct
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._policy import Service
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
@@ -181,7 +181,7 @@ def parse_outputs(text: str) -> List[Any]:
     reading their commands, and add that to the list.
     """
     try:
-        outputs = [item["output"] for item in json.loads(text) if "output" in item]
+        outputs = [item["output"] for item in _json.load(text) if "output" in item]
     except (ValueError, TypeError) as error:
         raise PortFenceError(f"bpftool -j batch printed something else than results: {text[:200]!r}") from error
     failed = (index for index, output in enumerate(outputs) if isinstance(output, dict) and "error" in output)
@@ -194,7 +194,7 @@ def parse_attached(text: str, names: Mapping[str, str]) -> List[Tuple[str, int]]
     :param names: name of a program → the hook that it is for.
     """
     try:
-        programs = json.loads(text.strip() or "[]")  # bpftool prints an empty line for none
+        programs = _json.load(text.strip() or "[]")  # bpftool prints an empty line for none
         return [(names[item["name"]], int(item["id"])) for item in programs if item["name"] in names]
     except (ValueError, KeyError, TypeError) as error:
         raise PortFenceError(f"bpftool -j cgroup show printed something that is no list of programs: {text[:200]!r}") from error

@@ -9,12 +9,11 @@ The fence stands behind them and translates what they leave, so that nothing is 
 from __future__ import annotations
 
 import base64
-import json
 import os
 from dataclasses import dataclass, field, replace
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from ansible_collections.portfence.egress.plugins.module_utils import _bpf
+from ansible_collections.portfence.egress.plugins.module_utils import _bpf, _json
 from ansible_collections.portfence.egress.plugins.module_utils._bpf_boot import (
     BATCH_NAME,
     BPFFS,
@@ -314,7 +313,7 @@ class BpfOfHost:
 
 def _tags(text: str) -> Dict[str, str]:
     try:
-        programs = [json.loads(line) for line in text.splitlines() if line.strip()]
+        programs = [_json.load(line) for line in text.split("\n") if line.strip()]
         return {program["name"]: program["tag"] for program in programs}
     except (ValueError, KeyError, TypeError) as error:
         raise PortFenceError(f"bpftool -j prog show printed something that is no program: {text[:200]!r}") from error

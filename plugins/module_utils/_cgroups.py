@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ROOT_SLICE = "-.slice"
+# The name of a unit with ".d" behind it is the name of a directory, of which 255 bytes is the longest.
+LONGEST_UNIT = 253
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def format_record(cgroups: Mapping[str, Cgroup]) -> str:
 def parse_record(text: str) -> Dict[str, Cgroup]:
     """The cgroups in the text of the record, by name. Raises ValueError with the line that can't be read."""
     found: Dict[str, Cgroup] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
@@ -118,7 +118,7 @@ def value_of(texts: List[str], key: str) -> str:
     value = ""
     for text in texts:
         section = ""
-        for line in text.splitlines():
+        for line in text.split("\n"):
             line = line.strip()
             if line.startswith("["):
                 section = line

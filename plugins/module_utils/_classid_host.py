@@ -89,7 +89,7 @@ class Cgroups:
         )
 
     def _supported(self) -> bool:
-        lines = (line.split() for line in (self._host.read("/proc/cgroups") or "").splitlines())
+        lines = (line.split() for line in (self._host.read("/proc/cgroups") or "").split("\n"))
         return any(words[0] == "net_cls" and words[-1] == "1" for words in lines if words)
 
     def _files(self) -> List[str]:
@@ -260,8 +260,8 @@ class Cgroups:
 
     def _others_need_mount(self) -> bool:
         """Whether somebody else has cgroups of net_cls, and no other place to see them (proc(5): mountinfo)."""
-        mounts = [line.split() for line in (self._host.read("/proc/self/mountinfo") or "").splitlines()]
-        for words in mounts:
+        mounts = [line.split() for line in (self._host.read("/proc/self/mountinfo") or "").split("\n")]
+        for words in filter(None, mounts):
             kind = words.index("-") + 1
             if words[kind] == "cgroup" and "net_cls" in words[kind + 2].split(",") and words[4] != MOUNT:
                 return False

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils._cgroups import LONGEST_UNIT
 from ansible_collections.portfence.egress.plugins.module_utils._classid import format_classid, parse_classid
 from ansible_collections.portfence.egress.plugins.module_utils._classid_files import (
     MOUNT,
@@ -150,7 +151,7 @@ def _units(path: str, names: Sequence[str], problems: List[Problem]) -> Dict[str
     for position, name in enumerate(names):
         where = f"{path}.units[{position}]"
         full = name if name.rpartition("@")[2].count(".") else f"{name}.service"
-        if not _UNIT.match(full):
+        if len(full) > LONGEST_UNIT or not _UNIT.match(full):
             accepted = "accepted: the name of a systemd service, such as myapp.service, or worker@.service for all instances"
             problems.append(Problem(where, f"found {shown(name)}; {accepted}"))
         units.setdefault(full, where)

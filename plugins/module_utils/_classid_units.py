@@ -68,7 +68,7 @@ def _instances(host: Host, unit: str) -> List[str]:
     # Running or not, but known to systemd; a backslash would be read as part of the pattern.
     pattern = unit.replace("\\", "\\\\").replace("@.", "@*.")
     listed = host.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "--full", pattern]).out
-    return [line.split()[0] for line in listed.splitlines() if line.strip()]
+    return [line.split()[0] for line in listed.split("\n") if line.strip()]
 
 
 def _show(host: Host, names: Sequence[str]) -> Dict[str, Dict[str, List[str]]]:
@@ -78,7 +78,7 @@ def _show(host: Host, names: Sequence[str]) -> Dict[str, Dict[str, List[str]]]:
     found: Dict[str, Dict[str, List[str]]] = {}
     for name, block in zip(names, blocks):
         properties: Dict[str, List[str]] = {}
-        for line in block.splitlines():
+        for line in block.split("\n"):
             key, _equals, value = line.partition("=")
             properties.setdefault(key, []).append(value)
         found[name] = properties
@@ -162,7 +162,8 @@ def _processes(host: Host) -> Dict[int, Tuple[List[str], str]]:
             continue
         groups: List[str] = []
         net_cls = ""
-        for line in (host.read(f"/proc/{name}/cgroup") or "").splitlines():
+        # A name can have any character in it but a line feed, and users give names to cgroups below their own.
+        for line in filter(None, (host.read(f"/proc/{name}/cgroup") or "").split("\n")):
             _number, kind, path = line.split(":", 2)
             if kind in ("", "name=systemd"):
                 groups.append(path)

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Dict, List, Mapping, Optional
 
+from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils._errors import shown
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 
@@ -22,10 +22,10 @@ def network_origin(text: str, *, engine: str) -> Dict[str, Any]:
     Raises ValueError with what was found and what is accepted.
     """
     try:
-        networks = json.loads(text)
+        networks = _json.load(text)
         network = networks[0]
         found = _of_podman(network) if engine == "podman" else _of_docker(network)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, StopIteration):
         raise ValueError(f"found {shown(text)}; accepted: what '{engine} network inspect NAME' prints of one network") from None
     if not found["addresses"]:
         raise ValueError("the network has no addresses of its own; accepted: a bridge network, whose traffic the host forwards")

@@ -24,7 +24,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_record
     parse_record,
     record_text,
 )
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange, PortSet, PortSyntaxError
 from ansible_collections.portfence.egress.plugins.module_utils._sysctl import Setting, kernel_ports
 
@@ -119,7 +119,7 @@ def _whole_list(items: Sequence[Mapping[str, Any]], *, lasting: bool, problems: 
         name = item["name"]
         problems.extend(_bad_name(f"{path}name", name))
         if name in claims:
-            problems.append(Problem(f"{path}name", f"found {name!r} a second time; each owner once"))
+            problems.append(Problem(f"{path}name", f"found {shown(name)} a second time; each owner once"))
         if item["persist"] and not lasting:
             problems.append(Problem(f"{path}persist", "found true with netns, where nothing can outlast a reboot"))
         persist = lasting if item["persist"] is None else item["persist"]
@@ -146,7 +146,7 @@ def _claim(given: Mapping[str, Any], *, path: str, persist: bool, problems: List
         if text is not None:
             port_range = PortRange.parse(text)
     except PortSyntaxError as error:
-        several = f"found {text!r}; the kernel holds one range, such as 50000-50999"
+        several = f"found {shown(text)}; the kernel holds one range, such as 50000-50999"
         found = [several] if "," in text else [message for _where, message in error.mistakes]
         problems.extend(Problem(f"{path}local_port_range", message) for message in found)
     return Claim(ports, port_range, persist)

@@ -24,7 +24,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._ephemeral import
     parse_request,
 )
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import FILE, RANGE_KEY, RESERVED_KEY
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange, PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._sysctl import (
@@ -262,7 +262,7 @@ def _missing_namespace(host: Host, netns: str) -> List[Problem]:
     there = host.list(NAMESPACES)
     if netns in there:
         return []
-    return [Problem("netns", f"found {netns!r}, which is not in {NAMESPACES}; there: {', '.join(there) or 'none'}")]
+    return [Problem("netns", f"found {shown(netns)}, which is not in {NAMESPACES}; there: {', '.join(there) or 'none'}")]
 
 
 def _report(plan: Plan, facts: Facts, *, name: str, diff: bool) -> Dict[str, Any]:

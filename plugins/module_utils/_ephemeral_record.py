@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Dict, Iterable, List, Mapping, Optional
 
+from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import FILE, RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange, PortSet, PortSyntaxError
@@ -136,7 +137,7 @@ def parse_file(text: Optional[str]) -> Record:
         return Record()
     claims: Dict[str, Claim] = {}
     before = None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         try:
             owner = _OWNER.match(line)
             start = _BEFORE.match(line)
@@ -158,7 +159,7 @@ def foreign_keys(text: Optional[str]) -> List[str]:
     """What a file in our place sets that has nothing to do with us; nothing for a file that we wrote."""
     if text is None or text.startswith(HEADER):
         return []
-    keys = (key_of(line) for line in text.splitlines())
+    keys = (key_of(line) for line in text.split("\n"))
     return [key for key in keys if key is not None and key not in (RANGE_KEY, RESERVED_KEY)]
 
 
@@ -181,7 +182,7 @@ def record_text(record: Record, *, namespace: str) -> Optional[str]:
 def parse_record(text: Optional[str], *, namespace: str) -> Optional[Record]:
     """The record in the text of :func:`record_text`; None when it is of another namespace, or damaged."""
     try:
-        content = json.loads(text or "")
+        content = _json.load(text or "")
         if content["namespace"] != namespace:
             return None
         claims = {

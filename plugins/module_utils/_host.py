@@ -87,8 +87,6 @@ class Host:
                     stdin=stdin,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
-                    encoding="utf-8",
-                    errors="replace",
                     env=_ENVIRONMENT,
                     cwd="/",
                     pass_fds=self._held,
@@ -97,14 +95,16 @@ class Host:
         except OSError as error:
             raise HostError(f"can't run {args[0]}: {error.strerror}") from error
         rc = done.returncode if done.returncode >= 0 else 128 - done.returncode
+        # Not by subprocess, which would take a carriage return in a name for the end of a line.
+        result = Result(rc, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
         if check and rc != 0:
-            raise HostError(failure(args, Result(rc, done.stdout, done.stderr)))
-        return Result(rc, done.stdout, done.stderr)
+            raise HostError(failure(args, result))
+        return result
 
     def read(self, path: str) -> Optional[str]:
-        """The text of a file, or None when there is none. Raises HostError."""
+        """The text of a file as it is, or None when there is none. Lines end with a line feed, and with nothing else. Raises HostError."""
         try:
-            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
                 return file.read()
         except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
             return None

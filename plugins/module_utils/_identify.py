@@ -136,11 +136,11 @@ def read_question(*, address: object, port: object, time: object, now: datetime,
     found, its_port = _socket(address)
     if found is None:
         problems.append(Problem("address", f"{_found(address)}; accepted: {_ADDRESS}"))
-    if its_port is not None and port is not None and str(port) != its_port:
+    if its_port is not None and port is not None and (port if isinstance(port, str) else shown(port)) != its_port:
         problems.append(Problem("port", f"found {shown(port)}, and {its_port} in the address; accepted: one of the two"))
     number = _port(its_port if port is None else port)
     if number is None and not (found is None and port is None):
-        problems.append(Problem("port", f"{_found(port if its_port is None else its_port)}; accepted: {_PORT}"))
+        problems.append(Problem("port", f"{_found(its_port if port is None else port)}; accepted: {_PORT}"))
     day = None
     if time is not None:
         day = _day(time)

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Outcome, Request
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
@@ -103,7 +103,7 @@ def _count(
 def _probe_counts(host: Host) -> Dict[str, Dict[str, int]]:
     """What port_probe wrote down: service → "violations" and "intrusions" → packets. Nothing if it can't be read."""
     try:
-        content = json.loads(host.read(PROBE_COUNTS_FILE) or "{}")
+        content = _json.load(host.read(PROBE_COUNTS_FILE) or "{}")
         return {name: {event: int(count) for event, count in counts.items()} for name, counts in content.items()}
     except (ValueError, AttributeError, TypeError):
         return {}
@@ -121,7 +121,7 @@ def _flows(host: Host) -> Optional[List[Flow]]:
 def _addresses(host: Host) -> FrozenSet[str]:
     printed = host.run([host.program("ip", package="iproute2"), "-j", "address", "show"]).out
     try:
-        links = json.loads(printed)
+        links = _json.load(printed)
         return frozenset(address(entry["local"]) for link in links for entry in link.get("addr_info", ()) if "local" in entry)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HostError(f"ip -j address show printed something that is no list of addresses: {printed[:200]!r}") from error

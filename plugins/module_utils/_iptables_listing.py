@@ -12,8 +12,8 @@ from typing import Dict, List, Mapping, NamedTuple, Tuple
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._iptables import EVENTS, FAMILIES, MARKER, is_ours
 
-_CHAIN = re.compile(r":(\S+) (?:[A-Z]+|-) \[[0-9]+:[0-9]+\]\Z")
-_RULE = re.compile(r"(?:\[([0-9]+):([0-9]+)\] )?-A (\S+)(?: (.*))?\Z")
+_CHAIN = re.compile(r":([^ ]+) (?:[A-Z]+|-) \[[0-9]+:[0-9]+\]\Z")
+_RULE = re.compile(r"(?:\[([0-9]+):([0-9]+)\] )?-A ([^ ]+)(?: (.*))?\Z")
 _TARGET = re.compile(r"(?:\A| )-[jg] (\S+)")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _COUNTED = re.compile(rf'-m comment --comment "?((?:{"|".join(EVENTS)})_[A-Za-z0-9_.-]+)"?\Z')
@@ -60,7 +60,7 @@ def parse_listing(text: str) -> Dict[str, Part]:
 def _tables(text: str) -> Dict[str, Dict[str, List[str]]]:
     tables: Dict[str, Dict[str, List[str]]] = {}
     table = ""
-    for line in text.splitlines():
+    for line in text.split("\n"):
         chain, rule = _CHAIN.match(line), _RULE.match(line)
         if line.startswith("*"):
             table = line[1:]
@@ -74,7 +74,7 @@ def _tables(text: str) -> Dict[str, Dict[str, List[str]]]:
         elif line and not line.startswith("#"):
             raise PortFenceError(f"iptables-save printed something that is no listing: {line[:200]!r}")
     if table:
-        raise PortFenceError(f"iptables-save ended in the middle of table {table}")
+        raise PortFenceError(f"iptables-save ended in the middle of table {table[:60]!r}")
     return tables
 
 
@@ -103,7 +103,7 @@ def counting_chains(listings: Mapping[int, Listing]) -> List[str]:
 def parse_counters(text: str) -> Dict[str, Tuple[int, int]]:
     """The output of ``iptables-save --counters`` → name, such as violations_myapp, to packets and bytes."""
     found: Dict[str, Tuple[int, int]] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         rule = _RULE.match(line)
         name = _COUNTED.match(rule[4] or "") if rule and is_ours(rule[3]) else None
         if rule and name:

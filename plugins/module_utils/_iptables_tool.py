@@ -93,7 +93,7 @@ class Iptables:
                 continue
             save = self._host.find(f"{stem}-{other}-save")
             rules = self._checked([save, "-t", "nat"]).out if save else ""
-            found = next((line for line in rules.splitlines() if _TRANSLATES.search(line) and not is_ours(line.split()[1])), None)
+            found = next((line for line in rules.split("\n") if _TRANSLATES.search(line) and not is_ours(line.split()[1])), None)
             if found is not None:
                 raise HostError(
                     f"{stem}-{other} has a rule that translates source addresses ({found}); the fence of {stem}-{self.variant} can't be"
@@ -146,7 +146,7 @@ class Iptables:
             raise HostError(f"{command} crashed (signal {result.rc - 128}); every table is as it was before or as it is to be")
         said = (result.err or result.out).strip()[-2000:]
         number = _LINE.search(said)
-        lines = text.splitlines()
+        lines = text.split("\n")
         rule = f"; that line is: {lines[int(number[1]) - 1]}" if number and 0 < int(number[1]) <= len(lines) else ""
         raise HostError(f"{command} failed with status {result.rc}: {said}{rule}")
 

@@ -60,16 +60,18 @@ def main(arguments: Optional[Sequence[str]] = None) -> NoReturn:
 def read_service(name: str) -> Dict[str, Any]:
     """What the host was told of a service. Raises Refusal."""
     if not _NAME.match(name):
-        raise Refusal(f"{name!r} is no name of a service")
+        raise Refusal(f"{name[:60]!r} is no name of a service")
     try:
         with open(f"{SERVICES}/{name}.json", encoding="utf-8") as file:
             service: Dict[str, Any] = json.load(file)
-        return service
     except FileNotFoundError:
         known = sorted(entry[:-5] for entry in os.listdir(SERVICES) if entry.endswith(".json")) if os.path.isdir(SERVICES) else []
         raise Refusal(f"this host has no service {name}; it has: {', '.join(known) or 'none'}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Refusal(f"{SERVICES}/{name}.json: {error}") from None
+    if not isinstance(service, dict) or service.get("name") != name:
+        raise Refusal(f"{SERVICES}/{name}.json is not of the service {name}; run the play again")
+    return service
 
 
 def start(service: Dict[str, Any], command: Sequence[str], *, user: Optional[str]) -> NoReturn:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils import _namespace_text as text
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._namespace import FAMILIES
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Namespace, parse
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import Forwarding
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, RUN
@@ -21,6 +24,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._store import BAS
 UNITS = {BASE: "/etc/systemd/system", RUN: "/run/systemd/system"}
 RESOLVERS = "/etc/netns"
 _WANTS = "sysinit.target.wants"
+# What can be written between quotes for nft, of the names that the kernel takes (dev_valid_name()).
+_INTERFACE = re.compile(r'[^\s/:"\x00-\x1f\x7f]{1,15}')
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ class Folder:
                     danger = self._host.danger(path)
                     if danger:
                         raise ValueError(danger)
-                    content = json.loads(self._host.read(path) or "")
+                    content = _json.load(self._host.read(path) or "")
                     if not isinstance(content, dict) or content.get("name") != name:
                         raise ValueError(f'the key name must be "{name}", like the file')
                     found[name] = Kept(parse(content, path=path, problems=problems), base)
@@ -141,8 +146,12 @@ class Folder:
         if content is None and not self.names():
             return Forwarding()
         try:
-            known = json.loads(content or "")
-            return Forwarding(tuple(known["opened"]), tuple(known["kept"]))
+            known = _json.load(content or "")
+            found = Forwarding(tuple(known["opened"]), tuple(known["kept"]))
+            # They become a part of rules and of a script.
+            if not set(found.opened) <= set(FAMILIES) or not all(_INTERFACE.fullmatch(name) for name in found.kept):
+                raise ValueError(content)
+            return found
         except (ValueError, KeyError, TypeError):
             raise HostError(
                 f"{BASE}/namespaces.json can't be read; it says what this host did not forward before it had a namespace:"
@@ -151,7 +160,7 @@ class Folder:
 
     def _recorded(self, base: str) -> Optional[str]:
         """The record, or its copy in the script."""
-        copies = (self._host.read(f"{base}/namespaces.sh") or "").splitlines()
+        copies = (self._host.read(f"{base}/namespaces.sh") or "").split("\n")
         copy = next((line[len(text.RECORD) :] for line in copies if line.startswith(text.RECORD)), None)
         found = self._host.read(f"{base}/namespaces.json")
         return copy if found is None else found

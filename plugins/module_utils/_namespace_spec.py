@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils._cgroups import LONGEST_UNIT
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import (
     FAMILIES,
@@ -184,13 +185,13 @@ def _units(value: Sequence[Any], wrong: Callable[[str, str], None]) -> Tuple[str
 
 def unit_name(text: str) -> Optional[str]:
     """The full name of a unit that can be given a namespace, or None. Without a suffix it is a service."""
-    if not _UNIT.match(text) or text.startswith((".", "-")):
+    if len(text) > LONGEST_UNIT or not _UNIT.match(text) or text.startswith((".", "-")):
         return None
     if text.endswith(KINDS):
         return text if not text.startswith(KINDS) else None
     # Any other suffix that systemd knows is a mistake, not a part of a name.
     known = (".slice", ".target", ".mount", ".automount", ".swap", ".timer", ".path", ".scope", ".device", ".snapshot")
-    return None if text.endswith(known) else f"{text}.service"
+    return None if text.endswith(known) or len(text) > LONGEST_UNIT - len(".service") else f"{text}.service"
 
 
 def conflicts(target: Mapping[str, Namespace], paths: Mapping[str, str]) -> List[Problem]:

@@ -76,7 +76,7 @@ class Units:
             return {}
         patterns = [unit.replace("@.", "@*.") for unit in units]
         listed = self._host.run(["systemctl", "list-units", "--plain", "--no-legend", "--no-pager", *patterns], check=False)
-        names = [line.split()[0] for line in listed.out.splitlines() if line.split()]
+        names = [line.split()[0] for line in listed.out.split("\n") if line.split()]
         found = {}
         for unit in names:
             shown = self._host.run(["systemctl", "show", "--property=MainPID", "--value", unit], check=False).out.strip()

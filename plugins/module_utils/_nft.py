@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Dict, List, Optional, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import (
@@ -94,7 +94,7 @@ class Nft:
             return None
         printed = result.out
         try:
-            chains = [item["chain"] for item in json.loads(printed)["nftables"] if "chain" in item]
+            chains = [item["chain"] for item in _json.load(printed)["nftables"] if "chain" in item]
             return sorted({(chain["family"], chain["table"]) for chain in chains})
         except (ValueError, KeyError, TypeError) as error:
             raise HostError(f"nft -j list chains printed something that is no listing: {printed[:200]!r}") from error

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any, Dict, List, Mapping, Match, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Match, Optional, Sequence, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 
 # An empty chain that tells our tables from one that somebody else named alike (nft 0.9.8 does not list table comments as JSON).
@@ -28,7 +28,7 @@ def parse_listing(text: str) -> Listing:
     order. Raises PortFenceError when it is no listing.
     """
     try:
-        objects = json.loads(text)["nftables"]
+        objects = _json.load(text)["nftables"]
         return sorted((_normal(item) for item in objects if "metainfo" not in item), key=_place)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PortFenceError(f"nft -j printed something that is no listing: {text[:200]!r}") from error
@@ -48,7 +48,10 @@ def _normal(item: Mapping[str, Any]) -> Dict[str, Any]:
 def _place(item: Mapping[str, Any]) -> Tuple[str, str, str]:
     # Python's sort is stable: rules of one chain stay in the kernel's order.
     ((kind, content),) = item.items()
-    return (content.get("family", ""), kind, content.get("chain", "") if kind == "rule" else content.get("name", ""))
+    name = content["chain" if kind == "rule" else "name"]
+    if not isinstance(name, str):
+        raise TypeError(name)
+    return (content["family"], kind, name)
 
 
 def family_of(listing: Listing, family: str) -> Listing:
@@ -69,7 +72,7 @@ def is_ours(listing: Listing) -> bool:
 def parse_counters(text: str) -> Dict[str, Tuple[int, int]]:
     """``nft -j list counters`` → counter name to packets and bytes. Raises PortFenceError."""
     try:
-        objects = json.loads(text)["nftables"]
+        objects = _json.load(text)["nftables"]
         counters = [item["counter"] for item in objects if "counter" in item]
         return {item["name"]: (int(item["packets"]), int(item["bytes"])) for item in counters}
     except (ValueError, KeyError, TypeError) as error:
@@ -109,7 +112,7 @@ def kept_maps(now: Listing, then: Listing) -> Dict[str, Tuple[Dict[str, str], Di
     before = {item["map"]["name"]: item["map"] for item in now if "map" in item}
     for item in then:
         wanted = item.get("map")
-        if wanted is None or "flags" in wanted or wanted["type"] == "cgroupsv2":
+        if wanted is None or "flags" in wanted or wanted.get("type") == "cgroupsv2":
             continue
         had = before.get(wanted["name"])
         if had is not None and {**had, "elem": None} == {**wanted, "elem": None}:
@@ -122,13 +125,23 @@ def kept_maps(now: Listing, then: Listing) -> Dict[str, Tuple[Dict[str, str], Di
 def _verdicts(content: Mapping[str, Any]) -> Optional[Dict[str, str]]:
     """Key to verdict; None where there is another kind of element."""
     found = {}
-    for key, verdict in content.get("elem", ()):
+    for key, verdict in _pairs(content):
         parts = key.get("concat") if isinstance(key, dict) else [key]
-        if parts is None or not all(isinstance(part, (int, str)) for part in parts):
+        if verdict is None or not isinstance(parts, list) or not all(isinstance(part, (int, str)) for part in parts):
             return None
-        ((kind, target),) = verdict.items()
-        found[" . ".join(map(str, parts))] = kind if target is None else f"{kind} {target['target']}"
+        found[" . ".join(map(str, parts))] = verdict
     return found
+
+
+def _pairs(content: Mapping[str, Any]) -> Iterator[Tuple[Any, Optional[str]]]:
+    """Keys of a map with their verdicts as nft takes them; None where there is another kind of element."""
+    for element in content.get("elem", ()):
+        key, verdict = element if isinstance(element, list) and len(element) == 2 else (None, None)
+        kind, target = next(iter(verdict.items())) if isinstance(verdict, dict) and len(verdict) == 1 else (None, None)
+        if isinstance(target, dict) and isinstance(target.get("target"), str):
+            yield key, f"{kind} {target['target']}"
+        else:
+            yield key, kind if target is None else None
 
 
 def elements_of(listing: Listing, name: str) -> Dict[str, str]:
@@ -136,7 +149,5 @@ def elements_of(listing: Listing, name: str) -> Dict[str, str]:
     found: Dict[str, str] = {}
     for item in listing:
         if "map" in item and item["map"]["name"] == name:
-            for key, verdict in item["map"].get("elem", ()):
-                ((kind, target),) = verdict.items()
-                found[str(key)] = kind if target is None else f"{kind} {target['target']}"
+            found.update((str(key), verdict) for key, verdict in _pairs(item["map"]) if verdict is not None)
     return found

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Dict, List, Mapping, Sequence
 
+from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
@@ -33,7 +33,7 @@ class Tables:
         """By family. Raises HostError, also when somebody else made one of them."""
         printed = self._host.run([*self._command, "-j", "list", "tables"]).out
         try:
-            tables = [item["table"] for item in json.loads(printed)["nftables"] if "table" in item]
+            tables = [item["table"] for item in _json.load(printed)["nftables"] if "table" in item]
             families = [table["family"] for table in tables if table["name"] == self.name]
         except (ValueError, KeyError, TypeError) as error:
             raise HostError(f"nft -j list tables printed something that is no listing: {printed[:200]!r}") from error

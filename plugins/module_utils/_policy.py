@@ -25,6 +25,8 @@ NOT_ALLOCATED = Allocated({}, missing="was given; accepted: what the lookup port
 
 # Overlaps that are told one by one: of 5,000 services with the same ports there would be 12 million.
 _MOST_OVERLAPS = 1000
+# In a message; nobody writes one by hand that is longer.
+_LONGEST_VARIABLE = 200
 
 
 def parse_variables(
@@ -53,7 +55,7 @@ def read_variables(
     owners: Dict[str, str] = {}
     for key in sorted(variables, key=as_text):
         value = variables[key]
-        variable = key if isinstance(key, str) and key.isidentifier() and key.isascii() else shown(key)
+        variable = key if isinstance(key, str) and len(key) <= _LONGEST_VARIABLE and key.isidentifier() and key.isascii() else shown(key)
         if value is None:
             continue
         if not isinstance(value, Mapping):

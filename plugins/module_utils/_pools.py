@@ -40,7 +40,8 @@ def read_name(variable: str, value: Any, problems: List[Problem], *, required: b
     """The name of a host or a NAT domain; empty where it is not set, or wrong, which is noted."""
     if value is None and not required:
         return ""
-    text = str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
+    number = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18
+    text = str(value) if number or isinstance(value, str) else ""
     if not text.strip() or text != text.strip() or len(text) > 253 or not text.isprintable():
         problems.append(Problem(variable, f"found {shown(value)}; accepted: a name of 1 to 253 printable characters"))
         return ""

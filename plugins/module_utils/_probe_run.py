@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils import _probe, _probe_report
+from ansible_collections.portfence.egress.plugins.module_utils import _json, _probe, _probe_report
 from ansible_collections.portfence.egress.plugins.module_utils._backends import counters
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import INNER_TABLE
 from ansible_collections.portfence.egress.plugins.module_utils._netns import FAMILIES, ipv6_in_use
@@ -78,7 +78,7 @@ def parse_target(given: Optional[Mapping[str, Any]]) -> Optional[Target]:
         except ValueError:
             address = None
         if address is None or address.version != int(family[-1]) or "%" in text:
-            problems.append(Problem(f"target.{key}", f"found {text!r}; accepted: an {_title(family)} address"))
+            problems.append(Problem(f"target.{key}", f"found {shown(text)}; accepted: an {_title(family)} address"))
         elif address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local:
             problems.append(
                 Problem(f"target.{key}", f"found {text}; accepted: an address of another machine, not a special one")
@@ -245,7 +245,7 @@ def add_counts(
     try:
         total = {
             str(name): {str(event): int(number) for event, number in events.items()}
-            for name, events in json.loads(text or "{}").items()
+            for name, events in _json.load(text or "{}").items()
         }
     except (ValueError, TypeError, AttributeError):
         total = {}

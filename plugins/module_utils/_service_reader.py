@@ -9,6 +9,7 @@ import re
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._addresses import read_address, read_network
+from ansible_collections.portfence.egress.plugins.module_utils._cgroups import LONGEST_UNIT
 from ansible_collections.portfence.egress.plugins.module_utils._classid import parse_classid
 from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet, PortSyntaxError
@@ -45,8 +46,10 @@ ONE_RANGE = ("host", "namespace")
 
 # No control characters, and no lone surrogates, which the name service can't be asked for.
 _ACCOUNT = re.compile(r"[^\s:,/\x00-\x1f\x7f-\x9f\ud800-\udfff-][^\s:,/\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,255}\Z")
-# systemd.unit(5), without the backslash of escaped names. A template of slices does not exist.
-_UNIT = re.compile(r"(?:[A-Za-z0-9:_][A-Za-z0-9:_.-]*(?:@[A-Za-z0-9:_.@-]*)?\.service|[A-Za-z0-9:_][A-Za-z0-9:_.-]*\.slice)\Z")
+# systemd.unit(5), without the backslash of escaped names. A template of slices does not exist, nor does a slice with an empty part.
+_UNIT = re.compile(
+    r"(?:[A-Za-z0-9:_][A-Za-z0-9:_.-]*(?:@[A-Za-z0-9:_.@-]*)?\.service|[A-Za-z0-9:_][A-Za-z0-9:_.]*(?:-[A-Za-z0-9:_.]+)*\.slice)\Z"
+)
 _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}\Z")
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour|day)\Z")
 # Printable ASCII that means nothing inside a quoted string of nft or iptables-restore.
@@ -276,7 +279,7 @@ class Reader:
             name = item if isinstance(item, str) else ""
             if name and not name.endswith(UNIT_SUFFIXES) and "." not in name.rpartition("@")[2]:
                 name += ".service"
-            if not _UNIT.match(name):
+            if len(name) > LONGEST_UNIT or not _UNIT.match(name):
                 self.wrong(
                     below,
                     f"found {shown(item)}; accepted: the name of a systemd service or slice, such as myapp.service,"

@@ -10,6 +10,7 @@ import os
 import time
 from typing import Any, Dict, List, Optional, Sequence
 
+from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
@@ -50,7 +51,7 @@ class Store:
                 danger = self._host.danger(path)
                 if danger:
                     raise ValueError(danger)
-                content = json.loads(self._host.read(path) or "")
+                content = _json.load(self._host.read(path) or "")
                 if not isinstance(content, dict) or content.get("name") != name:
                     raise ValueError(f'the key name must be "{name}", like the file')
                 (item,) = parse_list([content], where=path)
@@ -93,7 +94,7 @@ class Store:
         None where nothing was stored, or nothing that can be read.
         """
         try:
-            content = json.loads(self._host.read(PREVIOUS_FILE) or "")
+            content = _json.load(self._host.read(PREVIOUS_FILE) or "")
             return {"backend": content["backend"], "services": list(content["services"])}
         except (ValueError, KeyError, TypeError):
             return None
@@ -102,7 +103,7 @@ class Store:
         """``at`` (UTC, ISO 8601) and ``by`` of the last change of the services; None where nothing is known of it."""
         try:
             at = time.gmtime(os.stat(PREVIOUS_FILE).st_mtime)
-            return {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", at), "by": str(json.loads(self._host.read(PREVIOUS_FILE) or "")["by"])}
+            return {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", at), "by": str(_json.load(self._host.read(PREVIOUS_FILE) or "")["by"])}
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

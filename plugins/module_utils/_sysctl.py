@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils._errors import shown
 from ansible_collections.portfence.egress.plugins.module_utils._ports import HIGHEST, PortRange, PortSet
 
 # sysctl.d(5): of files with the same name, the one in the earlier directory is read alone.
@@ -19,7 +20,6 @@ LEGACY = "/etc/sysctl.conf"
 # same open file is added to what is there. Pieces are cut between two ranges, so every kernel reads them alike.
 PIECE = 4000  # bytes
 
-_DASH = re.compile(r"\s*-\s*")
 _BETWEEN = re.compile(r"[\s,]+")
 _TOKEN = re.compile(r"^([0-9]{1,9})(?:-([0-9]{1,9}))?$")
 _PAIR = re.compile(r"^\s*([0-9]{1,9})(?:\s+|\s*-\s*)([0-9]{1,9})\s*$")
@@ -46,10 +46,11 @@ def kernel_ports(text: str) -> PortSet:
     Raises ValueError when the text is something else.
     """
     ranges: List[PortRange] = []
-    for token in _BETWEEN.split(_DASH.sub("-", text).strip(" \t\r\n,")):
+    joined = "-".join(part.strip() for part in text.split("-"))
+    for token in _BETWEEN.split(joined.strip(" \t\r\n,")):
         found = _TOKEN.match(token)
         if found is None and token:
-            raise ValueError(f"not a list of ports: {text!r}")
+            raise ValueError(f"not a list of ports: {shown(text)}")
         if found is not None:
             low = int(found.group(1))
             ranges.append(_bounded(low, int(found.group(2) or low)))
@@ -60,7 +61,7 @@ def kernel_range(text: str) -> PortRange:
     """Read two bounds such as ``32768 60999`` or ``32768-60999``. Raises ValueError."""
     found = _PAIR.match(text)
     if found is None:
-        raise ValueError(f"not a range of ports: {text!r}")
+        raise ValueError(f"not a range of ports: {shown(text)}")
     return _bounded(int(found.group(1)), int(found.group(2)))
 
 
@@ -108,7 +109,7 @@ def key_of(line: str) -> Optional[str]:
 def value_in(text: str, key: str) -> Optional[str]:
     """The value that a sysctl file gives to a key, or None. The last line wins."""
     found = None
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if key_of(line) == key:
             found = line.partition("=")[2].strip()
     return found

@@ -34,7 +34,7 @@ def find_slice(host: Host, unit: str) -> Optional[str]:
     if not host.runs_systemd():
         return default_slice(unit)
     shown = host.run(["systemctl", "show", "--property=LoadState,Slice", unit.replace("@.", "@portfence.")]).out
-    found = dict(line.partition("=")[::2] for line in shown.splitlines())
+    found = dict(line.partition("=")[::2] for line in shown.split("\n"))
     if found.get("LoadState") == "not-found":
         return None
     return found.get("Slice") or default_slice(unit)

@@ -10,14 +10,18 @@ import socket as sockets_api
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Optional, Sequence
+from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Match, Optional, Sequence
 
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
 
 # What both ss and connection tracking can tell apart; other protocols are fenced, but not counted here.
 COUNTED = ("tcp", "udp")
-_FIELD = re.compile(r"(src|dst|sport|dport)=(\S+)")
+_FIELD = re.compile(r"(?:(src|dst)=([^ ]+)|(sport|dport)=([0-9]{1,5})(?![0-9]))")
+_PORT = re.compile(r"[0-9]{1,5}")
+# What ss -p shows of the programs that hold a socket. Each chose its name, of at most 15 bytes, which can have a line feed in it.
+_PROGRAM = '\\("([^\\0]{0,15}?)",pid=[0-9]+,fd=[0-9]+\\)'
+_PROGRAMS = re.compile(rf"users:\({_PROGRAM}(?:,{_PROGRAM})*\)")
 
 
 @dataclass(frozen=True)
@@ -51,40 +55,54 @@ class Flow:
 
 
 def parse_sockets(text: str) -> List[Socket]:
-    """Read ``ss -tunaeH`` (ss(8)); lines of other shape are passed over."""
+    """Read ``ss -tunaeH`` (ss(8)); lines of other shape are passed over.
+
+    What programs call themselves is taken out first, then what cgroups are called: it could look like any other part of a line.
+    """
     found = []
-    for line in text.splitlines():
+    for whole in _PROGRAMS.sub(_hidden, text).split("\n"):
+        line, shows_cgroup, cgroup = whole.partition(" cgroup:/")
         columns = line.split()
         if len(columns) < 6 or columns[0] not in COUNTED:
             continue
         port = columns[4].rpartition(":")[2]
-        uid = re.search(r"\buid:([0-9]+)", line)
-        if not port.isdigit():
+        uid = re.search(r" uid:([0-9]{1,10})(?![0-9])", line)
+        if not _PORT.fullmatch(port):
             continue
         peer, _colon, peer_port = columns[5].rpartition(":")
-        program = re.search(r'users:\(\("((?:[^"\\]|\\.)*)"', line)
-        cgroup = re.search(r" cgroup:/(\S*)", line)
+        program = re.search(r" program:((?:[0-9a-f]{2})*)(?![0-9a-f])", line)
         found.append(
             Socket(
                 columns[0],
                 columns[1],
                 int(port),
                 int(uid.group(1)) if uid else 0,
-                peer=address(peer.strip("[]").partition("%")[0]) if peer_port.isdigit() else None,
-                peer_port=int(peer_port) if peer_port.isdigit() else 0,
-                program=program.group(1) if program else None,
-                cgroup=cgroup.group(1) if cgroup else None,
+                peer=address(peer.strip("[]").partition("%")[0]) if _PORT.fullmatch(peer_port) else None,
+                peer_port=int(peer_port) if _PORT.fullmatch(peer_port) else 0,
+                program=_printable(program.group(1)) if program else None,
+                cgroup=cgroup.partition(" ")[0] if shows_cgroup else None,
             )
         )
     return found
 
 
+def _hidden(programs: Match[str]) -> str:
+    """The name of the first program in digits."""
+    return f"program:{programs[1].encode('utf-8', 'surrogatepass').hex()}"
+
+
+def _printable(digits: str) -> str:
+    """The name again, for a terminal."""
+    name = bytes.fromhex(digits).decode("utf-8", "replace")
+    return "".join(char if char.isprintable() else "?" for char in name)
+
+
 def parse_flows(text: str) -> List[Flow]:
     """Read ``/proc/net/nf_conntrack`` or ``conntrack -L``; lines of other shape are passed over."""
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         protocol = next((word for word in line.split()[:3] if word in COUNTED), None)
-        fields = _FIELD.findall(line)
+        fields = [(part[1] or part[3], part[2] or part[4]) for part in _FIELD.finditer(line)]
         if protocol is None or [key for key, _value in fields] != ["src", "dst", "sport", "dport"] * 2:
             continue
         values = [value for _key, value in fields]
@@ -105,7 +123,7 @@ def address(text: str) -> str:
     family = sockets_api.AF_INET6 if ":" in text else sockets_api.AF_INET
     try:
         return sockets_api.inet_ntop(family, sockets_api.inet_pton(family, text))
-    except OSError:
+    except (OSError, ValueError):
         return text
 
 

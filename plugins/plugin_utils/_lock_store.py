@@ -10,7 +10,7 @@ import os
 import tempfile
 from typing import Any, Optional, Sequence
 
-from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError, shown
 from ansible_collections.portfence.egress.plugins.module_utils._lock_file import COMMAND, NAME
 
 
@@ -28,7 +28,7 @@ def lock_path(given: Any, sources: Any) -> str:
     """
     if given is not None:
         if not isinstance(given, str) or not given.strip():
-            raise PortFenceError(f"egress_lock_file: found {given!r}; accepted: the path of a file on the controller")
+            raise PortFenceError(f"egress_lock_file: found {shown(given)}; accepted: the path of a file on the controller")
         return os.path.abspath(os.path.expanduser(given))
     found = [os.path.abspath(source) for source in sources or () if isinstance(source, str) and os.path.exists(source)]
     if not found:

@@ -116,30 +116,52 @@ def build(hosts: Mapping[str, Mapping[str, Any]], *, when: str) -> Report:
             reason = "not reached" if info.get("unreachable") else "could not be read"
             silent.append((name, f"{reason}: {info.get('msg', 'nothing was said')}"))
             continue
-        if not info["in_sync"]:
-            drifted.append((name, "; ".join(info["drift"])))
-        if info.get("last_change"):
-            changed.append((name, info["last_change"]["at"], info["last_change"]["by"]))
-        lines.extend(_line(name, service, info["services"][service]) for service in sorted(info["services"]))
+        try:
+            own = [_line(name, service, info["services"][service]) for service in sorted(info["services"])]
+            drift = None if info["in_sync"] else "; ".join(info["drift"])
+            change = info.get("last_change") or {"at": None, "by": None}
+            changes = [(name, str(change["at"]), str(change["by"]))] if change["at"] is not None else []
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            # One host that is not what it says must not cost the report of all others.
+            silent.append((name, "could not be read: what it said is not what fence_info returns"))
+            continue
+        lines.extend(own)
+        changed.extend(changes)
+        if drift is not None:
+            drifted.append((name, drift))
     return Report(when, len(hosts), tuple(lines), tuple(silent), tuple(drifted), tuple(sorted(changed, key=lambda item: item[1], reverse=True)))
 
 
 def _line(host: str, name: str, service: Mapping[str, Any]) -> Line:
+    """Raises ValueError, KeyError, TypeError, AttributeError or OverflowError where a value is not what fence_info returns."""
+    ports = ", ".join(service["source_ports"])
+    PortSet.parse(ports)
+    use = None if service["use"] is None else float(service["use"])
+    if use is not None and not 0 <= use < 1e6:
+        raise ValueError(use)
     return Line(
         host=host,
         service=name,
-        source_ports=", ".join(service["source_ports"]),
-        assignment=service["assignment"],
-        on_violation=service["on_violation"],
-        capacity=service["capacity"],
-        use=service["use"],
+        source_ports=ports,
+        assignment=str(service["assignment"]),
+        on_violation=str(service["on_violation"]),
+        capacity=_count(service["capacity"]),
+        use=use,
         violations=_without_probes(service["violations"]),
         intrusions=_without_probes(service["intrusions"]),
     )
 
 
+def _count(value: Any) -> int:
+    """A number that a host can count to. Raises ValueError or TypeError."""
+    number = int(value)
+    if not 0 <= number < 2**64:
+        raise ValueError("out of range")
+    return number
+
+
 def _without_probes(counts: Optional[Mapping[str, int]]) -> Optional[int]:
-    return None if counts is None else max(0, counts["packets"] - counts["by_probes"])
+    return None if counts is None else max(0, _count(counts["packets"]) - _count(counts["by_probes"]))
 
 
 def to_html(report: Report) -> str:

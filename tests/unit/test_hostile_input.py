@@ -6,18 +6,27 @@
 from __future__ import annotations
 
 import datetime
+import html
 import json
 import os
 import subprocess
 import sys
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.portfence.egress.plugins.filter.services import services
-from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError
+from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_record import HEADER, parse_file
+from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, PortFenceError
+from ansible_collections.portfence.egress.plugins.module_utils._iptables_listing import parse_listing as parse_rules
+from ansible_collections.portfence.egress.plugins.module_utils._lock_file import parse as parse_lock
+from ansible_collections.portfence.egress.plugins.module_utils._namespace_files import Folder
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import parse_listing
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
-from ansible_collections.portfence.egress.plugins.module_utils._service import KEYS, LOG_KEYS
+from ansible_collections.portfence.egress.plugins.module_utils._service import KEYS, LOG_KEYS, NAMESPACE_KEYS
+from ansible_collections.portfence.egress.plugins.module_utils._store import FOLDER, Store
+from ansible_collections.portfence.egress.plugins.plugin_utils._report import build, to_html
+from ansible_collections.portfence.egress.tests.fuzz.source import FakeHost
 from ansible_collections.portfence.egress.tests.unit.nft_model import read
 from ansible_collections.portfence.egress.tests.unit.pipeline import compile_policy
 from hypothesis import HealthCheck, given, settings
@@ -144,6 +153,7 @@ ABSURD: Dict[str, Any] = {
     "a deep state": {"egress_services": {"a": {"state": DEEP}}},
     "huge numbers": {"egress_services": {"a": {key: MANY for key in KEYS if key != "state"}}},
     "negative huge numbers": {"egress_services": {"a": {key: [-MANY] for key in KEYS if key != "state"}}},
+    "variables with names without end": {f"egress_services__{'x' * 10_000_000}": {"a": 5}},
     "huge numbers for names": {MANY: 5, "egress_services": {MANY: {MANY: 5}, -MANY: MANY}},
 }
 
@@ -158,17 +168,50 @@ def test_absurd_values_are_told_in_a_line(name: str) -> None:
 HUGE = "x" * 10_000_000
 
 
-@pytest.mark.parametrize("place", ["name", "key", "source_ports", "user", "protocols", "assignment", "prefix", "log", "uid"])
+@pytest.mark.parametrize("place", ["name", "key", *(f"log.{key}" for key in LOG_KEYS), *(f"namespace.{key}" for key in NAMESPACE_KEYS), *KEYS])
 def test_ten_megabytes_are_told_in_a_line(place: str) -> None:
     name = HUGE if place == "name" else "a"
     service: Dict[str, Any] = {"source_ports": 50000}
-    if place in ("key", "prefix"):
-        service.update({HUGE: 1} if place == "key" else {"log": {"prefix": HUGE}})
+    outer, _dot, inner = place.partition(".")
+    if place == "key":
+        service[HUGE] = 1
+    elif inner:
+        service[outer] = {inner: HUGE}
     elif place != "name":
         service[place] = HUGE
     with pytest.raises(AnsibleFilterError) as error:
         services({"egress_services": {name: service}})
-    assert len(str(error.value)) < 1000
+    assert all(len(line) < 1000 for line in str(error.value).splitlines())
+    assert str(error.value).count("\n") < 5
+
+
+CONTENTS = {"ten megabytes": HUGE, "NULs": "\x00" * 100, "right to left": "\u202e\u05d0\u05d1", "Jinja": "{{ 7 * 7 }}", "deep": "[" * 100_000, "empty": ""}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_files_with_anything_in_them_are_told_in_a_line(name: str) -> None:
+    content = CONTENTS[name]
+    host = FakeHost(files={f"{FOLDER}/a.json": content, "/etc/portfence/namespaces.d/a.json": content, "/etc/portfence/namespaces.json": content})
+    reads: List[Callable[[], Any]] = [
+        Store(host).read,
+        Folder(host).stored,
+        Folder(host).record,
+        lambda: parse_lock(f"---\nformat: 1\nserial: 1\nranges:\n{content or 'x'}\n", path="p"),
+        lambda: parse_file(f"{HEADER}# owner {content}\n"),
+        lambda: parse_listing(content),
+        lambda: parse_rules(f"*filter\n{content or 'x'}\nCOMMIT\n"),
+    ]
+    for read_it in reads:
+        with pytest.raises(PortFenceError) as error:
+            read_it()
+        check_message(str(error.value))
+
+
+@pytest.mark.parametrize("text", ["{{ 7 * 7 }}", "{% for x in y %}", "<b>", '" onload="x', "\u202e", "=1+1"])
+def test_a_report_shows_what_hosts_say_as_it_is(text: str) -> None:
+    info = {"in_sync": False, "drift": [text], "services": {}, "last_change": {"at": text, "by": text}}
+    page = to_html(build({text: info, f"{text}!": {"failed": True, "msg": text}}, when="now"))
+    assert page.count(html.escape(text).replace("&quot;", "&#34;")) == 8
 
 
 def module(name: str, **parameters: Any) -> Dict[str, Any]:
