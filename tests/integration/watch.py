@@ -99,6 +99,8 @@ class Talk:
     def _work(self) -> None:
         before, since = [-1] * len(self._socks), time.monotonic()
         while not self._stop.is_set():
+            # All of them at full speed would leave the policy no time to change.
+            self._stop.wait(0.1)
             if time.monotonic() > since + 1:
                 before, since = self._repeat(before), time.monotonic()
             for key, _events in self._selector.select(0.1):
