@@ -12,6 +12,7 @@ policy with mistakes. ``iptables-errors.txt`` stands for rules where iptables ca
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
@@ -66,6 +67,16 @@ def test_policy_in_ruleset_out(case: Path, pytestconfig: pytest.Config) -> None:
     assert {path.name for path in case.iterdir()} - {"policy.yml", "ids.yml"} == set(files)
     for name, text in files.items():
         assert text == (case / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("case", FENCES, ids=lambda case: case.name)
+def test_no_packet_makes_anything_grow(case: Path) -> None:
+    """Whatever logs has a limit in front of it, and no rule keeps a list of what it saw."""
+    for name, text in results(case).items():
+        limited = r"\tlimit rate \d+/\w+ log prefix " if name.endswith(".nft") else r"-m limit --limit \d+/\w+ --limit-burst [1-5] -j LOG "
+        logs = re.findall(r".*\blog prefix\b.*|.*-j LOG\b.*", text)
+        assert all(re.search(limited, line) for line in logs)
+        assert not re.search(r"\b(?:add|update) @|\bdynamic\b|\btimeout\b|-m (?:recent|hashlimit|connlimit)|-j SET\b", text)
 
 
 class Kernel:

@@ -12,11 +12,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shutil
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import ExitStack
 from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 PEER = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8:0:1::1"}
@@ -28,6 +31,10 @@ TARGET = 7000
 IP_OPTIONS, IP_FREEBIND, IP_TRANSPARENT, IP_LOCAL_PORT_RANGE, IPV6_DSTOPTS, MSG_FASTOPEN = 4, 15, 19, 51, 59, 0x20000000
 IPPROTO_MPTCP, IPPROTO_UDPLITE, IPPROTO_SCTP = 262, 136, 132
 READY, GO = "/run/attack/ready", "/run/attack/go"
+# What an attempt can find at its begin, beside the fence that it is about.
+NO_FENCE, OWN_PORTS = "no fence", "own ports"
+# The range of an account that uses it up; no other attempt has left a connection there.
+FEW = range(60000, 60016)
 
 _port = 0
 _met: List[str] = []
@@ -40,7 +47,10 @@ class Attempt(NamedTuple):
     :ivar note: what there is to know about the outcome.
     :ivar account: who runs it: ``fenced``, ``other``, or ``root`` where it is staged with several accounts.
     :ivar service: keys of the service that are not the usual ones.
-    :ivar early: whether it begins before there is a fence; it waits for GO after it has made READY.
+    :ivar before: what there is when it begins, if that is not the fence: NO_FENCE, or one whose range is the ports of the attempt
+        (OWN_PORTS) and moves away from there. It waits for GO after it has made READY.
+    :ivar without: assignments that don't go with the service.
+    :ivar icmp: whether it sends ICMP.
     """
 
     run: Callable[[], None]
@@ -48,19 +58,28 @@ class Attempt(NamedTuple):
     note: str = ""
     account: str = "fenced"
     service: Optional[Dict[str, object]] = None
-    early: bool = False
+    before: str = ""
+    without: Tuple[str, ...] = ()
+    icmp: bool = False
 
 
 ATTEMPTS: Dict[str, Attempt] = {}
 
 
 def attempt(
-    words: str, note: str = "", *, account: str = "fenced", service: Optional[Dict[str, object]] = None, early: bool = False
+    words: str,
+    note: str = "",
+    *,
+    account: str = "fenced",
+    service: Optional[Dict[str, object]] = None,
+    before: str = "",
+    without: Tuple[str, ...] = (),
+    icmp: bool = False,
 ) -> Callable[[Callable[[], None]], Callable[[], None]]:
     """Puts a function into ATTEMPTS."""
 
     def keep(function: Callable[[], None]) -> Callable[[], None]:
-        ATTEMPTS[function.__name__] = Attempt(function, words, note, account, service, early)
+        ATTEMPTS[function.__name__] = Attempt(function, words, note, account, service, before, without, icmp)
         return function
 
     return keep
@@ -139,6 +158,17 @@ def device() -> None:
     _each(prepare)
 
 
+@attempt("ties the socket to `lo`, which is not fenced", "what is sent there goes nowhere")
+def loopback_device() -> None:
+    """The kernel takes every address for a neighbour of the interface that is asked for."""
+
+    def prepare(sock: socket.socket, family: socket.AddressFamily) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+        _bind(sock, family)
+
+    _each(prepare)
+
+
 @attempt("asks for ports outside with `IP_LOCAL_PORT_RANGE`")
 def local_range() -> None:
     def prepare(sock: socket.socket, _family: socket.AddressFamily) -> None:
@@ -172,6 +202,16 @@ def options() -> None:
         with _Noted(), socket.socket(socket.AF_INET, kind) as sock:
             # Record route: room for one address.
             sock.setsockopt(socket.IPPROTO_IP, IP_OPTIONS, bytes([7, 7, 4, 0, 0, 0, 0, 0]))
+            _bind(sock, socket.AF_INET)
+            _send(sock, PEER[socket.AF_INET])
+
+
+@attempt("has the host forward to itself first (source routing)", "needs CAP_NET_RAW")
+def source_route() -> None:
+    for kind in KINDS:
+        with _Noted(), socket.socket(socket.AF_INET, kind) as sock:
+            # Loose source route: the address that comes first, then the destination.
+            sock.setsockopt(socket.IPPROTO_IP, IP_OPTIONS, bytes([131, 7, 4]) + socket.inet_aton("192.0.2.2") + bytes(1))
             _bind(sock, socket.AF_INET)
             _send(sock, PEER[socket.AF_INET])
 
@@ -216,6 +256,20 @@ def udplite() -> None:
 @attempt("UDP-Lite, where the service does not list it", "list what the kernel has, or keep the module away")
 def udplite_unlisted() -> None:
     _each(_bind, protocol=IPPROTO_UDPLITE, kinds=(socket.SOCK_DGRAM,))
+
+
+@attempt("SCTP", "listed by the service here. The kernel of this table has none", service={"protocols": ["tcp", "udp", "sctp"]})
+def sctp() -> None:
+    _each(_bind, protocol=IPPROTO_SCTP, kinds=(socket.SOCK_STREAM,))
+
+
+@attempt("ping sockets", "ICMP has no ports, and passes. `net.ipv4.ping_group_range` says who may send it", icmp=True)
+def ping() -> None:
+    for family, protocol, request in ((socket.AF_INET, socket.IPPROTO_ICMP, 8), (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128)):
+        with _Noted(), socket.socket(family, socket.SOCK_DGRAM, protocol) as sock:
+            # Where others have a port, there is an identifier.
+            sock.bind((ANY[family], _fresh()))
+            sock.sendto(struct.pack("!BBHHH", request, 0, 0, 0, 1), (PEER[family], 0))
 
 
 @attempt("broadcasts from a port outside", "NAT leaves broadcasts alone: with `rewrite`, they have to be sent from a port inside")
@@ -276,8 +330,13 @@ def network_namespace() -> None:
 
 
 def _in_namespaces(*which: str) -> None:
+    _by_program("unshare", *which, sys.executable)
+
+
+def _by_program(*python: str) -> None:
+    """Have a Python that is started like this bind ports outside."""
     code = f"import sys; sys.argv[1:] = ['bind', '{_port}']; exec(open({__file__!r}).read())"
-    done = subprocess.run(["unshare", *which, sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([*python, "-I", "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     _met.extend(done.stdout.split())
@@ -285,9 +344,7 @@ def _in_namespaces(*which: str) -> None:
 
 @attempt("double fork, a new session, another program", "children are the same account")
 def double_fork() -> None:
-    code = f"import sys; sys.argv[1:] = ['bind', '{_port}']; exec(open({__file__!r}).read())"
-    done = subprocess.run(["setsid", "--fork", "--wait", sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
-    _met.extend(done.stdout.split())
+    _by_program("setsid", "--fork", "--wait", sys.executable)
 
 
 @attempt("other UIDs and GIDs by `setuid`, `setgid`, `setfsuid`")
@@ -301,20 +358,59 @@ def other_ids() -> None:
     _each(_bind)
 
 
+def _become(uid: int, *, groups: List[int]) -> None:
+    os.setgroups(groups)
+    os.setgid(uid)
+    os.setuid(uid)
+
+
+@attempt("a program that is setgid to a supplementary group of its own", account="root")
+def other_group() -> None:
+    _become(20001, groups=[20003])
+    # Unlike /run, /var is a place where setgid counts.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        python = shutil.copy(sys.executable, directory)
+        os.chown(python, -1, 20003)
+        os.chmod(python, 0o2755)
+        assert subprocess.run([python, "-I", "-c", "import os; print(os.getegid())"], capture_output=True, check=True).stdout == b"20003\n"
+        _by_program(python)
+
+
+@attempt(
+    "the same, where the service is a `group`",
+    "its sockets are in the other group then, and each account with a second group can do so. Fence the accounts where that matters",
+    account="root",
+    service={"user": None, "group": "20001"},
+    without=("bpf",),
+)
+def leave_group() -> None:
+    other_group()
+
+
+@attempt(
+    "has the `group` of a service as a supplementary group",
+    "is not in the service: the group of a socket is the primary one of its process",
+    account="root",
+    service={"user": None, "group": "20003"},
+    without=("bpf",),
+)
+def supplementary() -> None:
+    _become(20001, groups=[20003])
+    _each(_bind)
+
+
 @attempt("a socket that another account opened and passed on", "it is the other's: what that account may do, no more", account="root")
 def passed_on() -> None:
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
-        os.setgid(20002)
-        os.setuid(20002)
+        _become(20002, groups=[])
         for family in FAMILIES:
             for kind in KINDS:
                 sock = socket.socket(family, kind)
                 socket.send_fds(theirs, [b"x"], [sock.fileno()])
         os._exit(0)
     os.wait()
-    os.setgid(20001)
-    os.setuid(20001)
+    _become(20001, groups=[])
     for family in FAMILIES:
         for _kind in KINDS:
             _data, handles, _flags, _address = socket.recv_fds(ours, 1, 1)
@@ -323,12 +419,15 @@ def passed_on() -> None:
                 _send(sock, PEER[family])
 
 
-@attempt("answers who connected to it", "replies are not judged: whoever may be reached from outside can answer", account="root")
+@attempt(
+    "answers who connected to it",
+    "replies are not judged: whoever may be reached from outside can answer. With `bpf`, it can listen on its own ports only",
+    account="root",
+)
 def replies() -> None:
     # The test's own server is left alone: the peer asks, and the answer leaves from the server's port.
-    os.setgid(20001)
-    os.setuid(20001)
-    with socket.socket() as listener, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+    _become(20001, groups=[])
+    with _Noted(), socket.socket() as listener, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
         port = _fresh()
         listener.bind(("", port))
         listener.listen()
@@ -343,7 +442,7 @@ def replies() -> None:
         sock.close()
 
 
-@attempt("a TCP connection from outside that was open before the fence", "what is open is not cut, nor judged. Restart what has to be judged", early=True)
+@attempt("a TCP connection from outside that was open before the fence", "what is open is not cut, nor judged. Restart what has to be judged", before=NO_FENCE)
 def old_connection() -> None:
     with socket.socket() as sock:
         _bind(sock, socket.AF_INET)
@@ -356,7 +455,7 @@ def old_connection() -> None:
             _met.append("CUT")
 
 
-@attempt("a UDP socket outside that was in use before the fence", early=True)
+@attempt("a UDP socket outside that was in use before the fence", before=NO_FENCE)
 def old_datagrams() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         _bind(sock, socket.AF_INET)
@@ -369,7 +468,7 @@ def old_datagrams() -> None:
             sock.send(b"after")
 
 
-@attempt("a TCP socket that was bound before the fence, and connects after it", early=True)
+@attempt("a TCP socket that was bound before the fence, and connects after it", before=NO_FENCE)
 def old_socket() -> None:
     with socket.socket() as sock:
         _bind(sock, socket.AF_INET)
@@ -378,7 +477,53 @@ def old_socket() -> None:
             _send(sock, PEER[socket.AF_INET])
 
 
-@attempt("another account uses the service's ports", account="other")
+@attempt("a TCP connection of its range, after the range has moved", "as above", before=OWN_PORTS)
+def moved_connection() -> None:
+    old_connection()
+
+
+@attempt("a UDP socket of its range, in use, after the range has moved", before=OWN_PORTS)
+def moved_datagrams() -> None:
+    old_datagrams()
+
+
+@attempt("a TCP socket that was bound in its range, and connects after the range has moved", before=OWN_PORTS)
+def moved_socket() -> None:
+    old_socket()
+
+
+@attempt("uses up its ports, and goes on", "it harms itself only, see [its own ports](#its-own-ports)", service={"source_ports": f"{FEW.start}-{FEW.stop - 1}"})
+def exhaust() -> None:
+    """A socket of each kind is connected from every port when the next ones come, with a port of the kernel's choice and one outside."""
+    for family in FAMILIES:
+        for kind in KINDS:
+            with ExitStack() as held:
+                for port in FEW:
+                    sock = held.enter_context(socket.socket(family, kind))
+                    if kind == socket.SOCK_STREAM:
+                        # Ends with a reset, so that the port is free at once.
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    sock.bind((ANY[family], port))
+                    _send(sock, PEER[family])
+                    sock.settimeout(10)
+                    sock.recv(100)
+                for port in (0, _fresh()):
+                    with _Noted(), socket.socket(family, kind) as sock:
+                        if port:
+                            sock.bind((ANY[family], port))
+                        _send(sock, PEER[family])
+
+
+@attempt("sends thousands of datagrams from outside", "what is logged of it: [a flood](#a-flood)")
+def flood() -> None:
+    for _number in range(1000):
+        for family in FAMILIES:
+            with _Noted(), socket.socket(family, socket.SOCK_DGRAM) as sock:
+                sock.bind((ANY[family], _port + 1 + _number % 30))
+                _send(sock, PEER[family])
+
+
+@attempt("another account uses the service's ports", "with `host`, they are everybody's", account="other")
 def intruder() -> None:
     """From ports inside the range of the service."""
     ports = iter(range(50100, 50200))

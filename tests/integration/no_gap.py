@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Runs in a lab, for test_no_gap.py.
 
-no_gap.py apply COUNT   gives the host policies of standard input (a list of lists of services), one after the other, COUNT times.
-no_gap.py press STOP    as the account that calls it, opens connections and sends datagrams to outside until the file STOP is there.
+no_gap.py apply COUNT BACKEND   gives the host policies of standard input (a list of lists of services), one after the other, COUNT times.
+no_gap.py press STOP            as the account that calls it, opens connections and sends datagrams from outside of its ports, and from
+                                ports of the kernel's choice, until the file STOP is there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ OUTSIDE = range(40000, 45000)
 _NO = (errno.EPERM, errno.ECONNREFUSED, errno.EADDRNOTAVAIL)
 
 
-def apply(count: int) -> None:
+def apply(count: int, backend: str) -> None:
     """Every policy that comes is another than the one in force."""
     from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Request
     from ansible_collections.portfence.egress.plugins.module_utils._host import Host
@@ -33,7 +34,7 @@ def apply(count: int) -> None:
 
     policies = json.load(sys.stdin)
     for number, services in zip(range(count), itertools.cycle(policies)):
-        fence = FenceOfHost(host=Host(), lookup=lookup_on(Host()), admin_uids={})
+        fence = FenceOfHost(host=Host(), lookup=lookup_on(Host()), admin_uids={}, backend=backend)
         outcome = fence.apply(Request(services=parse_list(services), purge=True), check_mode=False, diff=False)
         assert outcome.changes, f"change {number} changed nothing"
     print(count)
@@ -43,10 +44,9 @@ def press(stop: str) -> None:
     """Prints how often it tried, and how often the kernel said no at once."""
     tried = refused = 0
     for port in itertools.cycle(OUTSIDE):
-        for family in PEER:
-            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                tried += 1
-                refused += _try(family, kind, port)
+        for family, kind, source in itertools.product(PEER, (socket.SOCK_STREAM, socket.SOCK_DGRAM), (port, 0)):
+            tried += 1
+            refused += _try(family, kind, source)
         if port % 50 == 0 and os.path.exists(stop):
             break
     print(json.dumps({"tried": tried, "refused": refused}))
@@ -56,9 +56,10 @@ def _try(family: socket.AddressFamily, kind: socket.SocketKind, port: int) -> in
     with socket.socket(family, kind) as sock:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("", port))
         where: Tuple[str, int] = (PEER[family], 7000)
         try:
+            if port:
+                sock.bind(("", port))
             sock.connect(where)
             if kind == socket.SOCK_DGRAM:
                 sock.send(b"anybody there?")
@@ -73,6 +74,6 @@ def _try(family: socket.AddressFamily, kind: socket.SocketKind, port: int) -> in
 
 if __name__ == "__main__":
     if sys.argv[1] == "apply":
-        apply(int(sys.argv[2]))
+        apply(int(sys.argv[2]), sys.argv[3])
     else:
         press(sys.argv[2])

@@ -1,21 +1,47 @@
 # Copyright (c) 2026, PortFence contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""No moment open: the policy changes hundreds of times under a fenced account that never stops trying, and under 1,000 sessions that talk."""
+"""No moment open: the policy changes hundreds of times under a fenced account that never stops trying, and under 1,000 sessions that talk.
+
+The account tries from ports outside, and from ports that the kernel chooses, all of which are outside as well; TCP and UDP, IPv4 and IPv6.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, List, NamedTuple
 
 import pytest
+from bpf_lab import BpfLab
 from field_rules import MYAPP, OTHER, fence, until
-from lab import Lab
-from watch import PROGRAM, STOP, WATCH, Talk, leaked, start, watched
+from lab import Lab, Session
+from no_gap import OUTSIDE
+from watch import CHOSEN, PROGRAM, STOP, WATCH, Talk, leaked, start, watched
 
-SESSIONS = 1000
+# Sessions by protocol and family; 1,000 in all.
+SESSIONS = {("tcp", 4): 400, ("tcp", 6): 400, ("udp", 4): 100, ("udp", 6): 100}
+
+
+class Case(NamedTuple):
+    """So many changes of policies with this assignment, under the backend and, with iptables, its variant."""
+
+    assignment: str
+    backend: str
+    count: int
+
+
+CASES = [
+    Case("app", "nftables", 500),
+    Case("rewrite", "nftables", 100),
+    # A change of the programs' maps takes a second: one for each policy.
+    Case("bpf", "nftables", 6),
+    Case("app", "iptables-nft", 12),
+    Case("rewrite", "iptables-nft", 12),
+    Case("app", "iptables-legacy", 12),
+    Case("rewrite", "iptables-legacy", 12),
+]
 
 
 def service(assignment: str, ports: str = "50000-51999", **changes: Any) -> Dict[str, Any]:
@@ -36,50 +62,66 @@ def policies(assignment: str) -> List[List[Dict[str, Any]]]:
     ]
 
 
-@pytest.fixture(name="busy")
-def fixture_busy() -> Iterator[Lab]:
-    with watched(WATCH, uid=MYAPP) as lab:
-        yield lab
-
-
 def change(lab: Lab, assignment: str, count: int) -> None:
     """Change the policy so many times."""
     lab.run(["sh", "-c", "cat >/run/apply.py"], data=PROGRAM.read_text(encoding="utf-8"))
-    command = [sys.executable, "/run/apply.py", "apply", str(count)]
+    command = [sys.executable, "/run/apply.py", "apply", str(count), lab.backend]
     assert lab.run(command, data=json.dumps(policies(assignment)), env={"PYTHONPATH": lab.collections()}, timeout=900).out == f"{count}\n"
 
 
-def test_a_leak_would_be_seen(busy: Lab) -> None:
+def choose(lab: Lab, ports: range) -> None:
+    """Let the kernel choose these ports, which no policy allows."""
+    lab.run(["sysctl", "-qw", f"net.ipv4.ip_local_port_range={ports.start} {ports.stop - 1}"])
+
+
+def sessions_of(lab: Lab, assignment: str) -> List[Session]:
+    """Each binds a port of its own out of the first thousand of the service. Where others are translated, every second one binds none."""
+    choose(lab, CHOSEN)
+    kinds = [kind for kind, number in SESSIONS.items() for _number in range(number)]
+    translated = assignment == "rewrite"
+    return [
+        lab.open(protocol, family=family, uid=MYAPP, source_port=None if translated and number % 2 else 50000 + number)
+        for number, (protocol, family) in enumerate(kinds)
+    ]
+
+
+def test_a_leak_would_be_seen() -> None:
     """The same under rules that are deleted and loaded again."""
-    fence(busy, assignment="app")
-    rules = busy.run(["nft", "list", "table", "inet", "portfence"]).out
-    with ThreadPoolExecutor(1) as pool:
-        said = start(busy, pool, uid=MYAPP)
-        try:
-            for _number in range(20):
-                busy.nft("delete table inet portfence")
-                busy.nft(rules)
-        finally:
-            busy.run(["touch", STOP])
-    assert said.result()["tried"] > 0
-    assert leaked(busy) > 0
+    with watched(WATCH, uid=MYAPP) as lab:
+        choose(lab, OUTSIDE)
+        fence(lab, assignment="app")
+        rules = lab.run(["nft", "list", "table", "inet", "portfence"]).out
+        with ThreadPoolExecutor(1) as pool:
+            said = start(lab, pool, uid=MYAPP)
+            try:
+                for _number in range(20):
+                    lab.nft("delete table inet portfence")
+                    lab.nft(rules)
+            finally:
+                lab.run(["touch", STOP])
+        assert said.result()["tried"] > 0
+        assert leaked(lab) > 0
 
 
-@pytest.mark.parametrize(("assignment", "count"), [("app", 500), ("rewrite", 100)])
-def test_nothing_leaks_and_nothing_is_cut_while_the_policy_changes(busy: Lab, assignment: str, count: int) -> None:
-    fence(busy, assignment=assignment, source_ports="50000-53999")
-    sessions = [busy.open(uid=MYAPP, source_port=50000 + number) for number in range(SESSIONS)]
-    with ThreadPoolExecutor(1) as pool, Talk(sessions) as talk:
-        said = start(busy, pool, uid=MYAPP)
-        try:
-            change(busy, assignment, count)
-        finally:
-            during = list(talk.turns)
-            busy.run(["touch", STOP])
-        goes_on = until(lambda: all(after > before for before, after in zip(during, talk.turns)))
-    last = policies(assignment)[(count - 1) % len(policies(assignment))]
-    assert not busy.module("fence", services=last, purge=True)["changed"]
-    assert said.result()["tried"] > 10 * count
-    assert leaked(busy) == 0
-    assert talk.cut == []
-    assert all(during) and goes_on
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def test_nothing_leaks_and_nothing_is_cut_while_the_policy_changes(case: Case) -> None:
+    with watched(WATCH, uid=MYAPP, kind=BpfLab if case.assignment == "bpf" else Lab) as lab:
+        if case.backend != "nftables":
+            lab.use_iptables(case.backend.partition("-")[2])
+        fence(lab, assignment=case.assignment, source_ports="50000-51998")
+        sessions = sessions_of(lab, case.assignment)
+        choose(lab, OUTSIDE)
+        with ThreadPoolExecutor(1) as pool, Talk(sessions) as talk:
+            said = start(lab, pool, uid=MYAPP)
+            try:
+                change(lab, case.assignment, case.count)
+            finally:
+                during = list(talk.turns)
+                lab.run(["touch", STOP])
+            goes_on = until(lambda: all(after > before for before, after in zip(during, talk.turns)))
+        last = policies(case.assignment)[(case.count - 1) % len(policies(case.assignment))]
+        assert not lab.module("fence", services=last, purge=True, backend=lab.backend)["changed"]
+        assert said.result()["tried"] > 10 * case.count
+        assert leaked(lab) == 0
+        assert talk.cut == []
+        assert all(during) and goes_on

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import json
 import selectors
+import socket
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, List
+from typing import Dict, Iterator, List, Type
 
+from bpf_lab import BpfLab
 from lab import Lab, Session
 from no_gap import OUTSIDE
 
 PROGRAM = Path(__file__).with_name("no_gap.py")
 STOP = "/run/stop"
+# Ports that the kernel gives sessions, for address translation to replace.
+CHOSEN = range(45000, 50000)
 # Counts at the peer what must not arrive there: the fenced account's from its ports outside, and its openings in both families.
 WATCH = f"""
 table inet watch {{
@@ -25,7 +30,7 @@ table inet watch {{
     counter arrived {{ }}
     chain input {{
         type filter hook input priority 0;
-        meta l4proto {{ tcp, udp }} th sport {OUTSIDE.start}-{OUTSIDE.stop - 1} counter name leaked
+        meta l4proto {{ tcp, udp }} th sport {OUTSIDE.start}-{CHOSEN.stop - 1} counter name leaked
         meta l4proto {{ tcp, udp }} th dport 7000 counter name arrived
     }}
 }}
@@ -33,9 +38,9 @@ table inet watch {{
 
 
 @contextmanager
-def watched(rules: str, *, uid: int) -> Iterator[Lab]:
-    """A lab with an account myapp, whose peer counts by these rules. It keeps no list of packets: there are too many."""
-    with Lab(capture=False) as lab:
+def watched(rules: str, *, uid: int, kind: Type[Lab] = Lab) -> Iterator[Lab]:
+    """A lab of this kind with an account myapp, whose peer counts by these rules. It keeps no list of packets: there are too many."""
+    with kind(capture=False) as lab:
         lab.add_user("myapp", uid)
         lab.peer.nft(rules)
         yield lab
@@ -46,8 +51,11 @@ def start(lab: Lab, pool: ThreadPoolExecutor, *, uid: int) -> "Future[Dict[str, 
     lab.run(["sh", "-c", "cat >/run/no_gap.py && chmod 644 /run/no_gap.py"], data=PROGRAM.read_text(encoding="utf-8"))
     lab.run(["rm", "-f", STOP])
 
+    become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"]
+    run = lab.inside if isinstance(lab, BpfLab) else lab.run
+
     def work() -> Dict[str, int]:
-        said: Dict[str, int] = json.loads(lab.run(["/usr/bin/python3", "-I", "/run/no_gap.py", "press", STOP], uid=uid, timeout=600).out)
+        said: Dict[str, int] = json.loads(run([*become, "/usr/bin/python3", "-I", "/run/no_gap.py", "press", STOP], timeout=600).out)
         return said
 
     return pool.submit(work)
@@ -59,7 +67,10 @@ def leaked(lab: Lab) -> int:
 
 
 class Talk:
-    """Sessions that talk all the time, in a thread: each sends when it has heard what it said before."""
+    """Sessions that talk all the time, in a thread: each sends when it has heard what it said before.
+
+    What a busy peer loses of UDP is sent again after a second.
+    """
 
     def __init__(self, sessions: List[Session]) -> None:
         self._sessions = sessions
@@ -75,8 +86,23 @@ class Talk:
         self._thread = threading.Thread(target=self._work)
         self._thread.start()
 
+    def _repeat(self, before: List[int]) -> List[int]:
+        """Let those that use UDP and have heard nothing since then send again; what all have heard by now."""
+        for number, sock in enumerate(self._socks):
+            if sock.type == socket.SOCK_DGRAM and self.turns[number] == before[number]:
+                try:
+                    sock.send(b"?")
+                except OSError as error:
+                    self.cut.append(f"session {number}: {error}")
+        return list(self.turns)
+
     def _work(self) -> None:
+        before, since = [-1] * len(self._socks), time.monotonic()
         while not self._stop.is_set():
+            # All of them at full speed would leave the policy no time to change.
+            self._stop.wait(0.1)
+            if time.monotonic() > since + 1:
+                before, since = self._repeat(before), time.monotonic()
             for key, _events in self._selector.select(0.1):
                 number, sock = key.data, self._socks[key.data]
                 try:
