@@ -137,7 +137,7 @@ def _pairs(content: Mapping[str, Any]) -> Iterator[Tuple[Any, Optional[str]]]:
     """Keys of a map with their verdicts as nft takes them; None where there is another kind of element."""
     for element in content.get("elem", ()):
         key, verdict = element if isinstance(element, list) and len(element) == 2 else (None, None)
-        kind, target = next(iter(verdict.items())) if isinstance(verdict, dict) and len(verdict) == 1 else (None, None)
+        kind, target = list(verdict.items())[0] if isinstance(verdict, dict) and len(verdict) == 1 else (None, None)
         if isinstance(target, dict) and isinstance(target.get("target"), str):
             yield key, f"{kind} {target['target']}"
         else:

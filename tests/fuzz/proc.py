@@ -57,7 +57,7 @@ def _check_sockets(texts: Tuple[str, str, str, str, str]) -> bool:
         },
         printed=printed,
     )
-    ((groups, net_cls),) = _classid_units._processes(host).values()
+    groups, net_cls = _classid_units._processes(host)[5]
     assert groups == [f"/user.slice/{group}", f"/user.slice/{group}"] and net_cls == f"/{group}"
     assert set(_accounts_host._processes(host, {0, 1000})) == {1000}
     flows = _usage.parse_flows(printed)
