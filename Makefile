@@ -36,7 +36,7 @@ coexist: ## Molecule beside eleven other firewalls, in every order of start; POR
 
 test: ## everything; of coexist, ufw and docker
 	@scripts/setup test
-	@scripts/stages $(CHECKS) integration molecule environment neighbours
+	@scripts/stages $(CHECKS) integration molecule environment
 
 test-long: ## what takes too long for every change: every point at which a run can die, a virtual machine with reboots, half an hour of soak, five minutes of each fuzzer (root; hours)
 	@scripts/setup long
