@@ -270,3 +270,12 @@ def test_files_are_written_here_whatever_localhost_is(control: Control, playbook
     folder = control.folder / "written"
     done = control.play(playbook, "-e", f"edge_export={folder}", "-e", f"egress_report={folder}", "-e", "egress_missing_hosts=true")
     assert (folder / written).exists(), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("playbook", ["site", "report", "remove"])
+def test_hosts_outside_of_the_target_have_no_part(control: Control, playbook: str) -> None:
+    """Not even in the recap; a target without hosts is told by one of the others."""
+    control.ok("allocate")
+    there = control.ok(playbook, "--list-hosts", "-e", "target=site_z")
+    assert "web3" in there and "web1" not in there and "web2" not in there
+    assert "target: found site_y, which no host of the inventory matches" in control.refused(playbook, "-e", "target=site_y")
