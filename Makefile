@@ -34,7 +34,7 @@ coexist: ## Molecule beside eleven other firewalls, in every order of start; POR
 	@scripts/setup test
 	@scripts/stages coexist
 
-test: ## everything; of coexist, ufw and docker
+test: ## everything; of coexist, docker
 	@scripts/setup test
 	@scripts/stages $(CHECKS) integration molecule environment
 
