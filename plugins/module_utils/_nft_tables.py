@@ -13,6 +13,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing, family_of, is_ours, names_of, parse_listing
 
+# nft(8), ADDRESS FAMILIES.
+_FAMILIES = frozenset(("ip", "ip6", "inet", "arp", "bridge", "netdev"))
 # They live on unless they differ; rules go with the flush of their table.
 _KEPT = ("table", "rule")
 # Objects that others hold references to go last.
@@ -35,6 +37,8 @@ class Tables:
         try:
             tables = [item["table"] for item in _json.load(printed)["nftables"] if "table" in item]
             families = [table["family"] for table in tables if table["name"] == self.name]
+            if not _FAMILIES.issuperset(families):
+                raise ValueError(families)
         except (ValueError, KeyError, TypeError) as error:
             raise HostError(f"nft -j list tables printed something that is no listing: {printed[:200]!r}") from error
         found = {

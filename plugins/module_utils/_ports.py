@@ -66,10 +66,15 @@ class PortRange(NamedTuple):
 def _hint(text: str) -> str:
     plain = _TYPOGRAPHIC_DASH.sub("-", text)
     if plain != text and _RANGE.match(plain):
-        return f"it has a typographic dash; write {plain.strip()} with a plain hyphen"
+        return f"it has a typographic dash; write {_dense(plain)} with a plain hyphen"
     if _RANGE.match(text.replace(":", "-", 1)):
-        return f"write {text.replace(':', '-', 1).strip()}"
+        return f"write {_dense(text.replace(':', '-', 1))}"
     return f"accepted: {ACCEPTED}"
+
+
+def _dense(text: str) -> str:
+    """Without white space, to which some control characters belong."""
+    return "".join(text.split())
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ from ansible_collections.portfence.egress.plugins.module_utils import (
     _info,
     _json,
     _launcher,
+    _nft,
     _nft_listing,
+    _nft_tables,
     _usage,
 )
 from ansible_collections.portfence.egress.plugins.module_utils._classid_files import value_of
@@ -38,6 +40,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._store import FOL
 from ansible_collections.portfence.egress.plugins.module_utils._sysctl import kernel_ports, kernel_range, value_in
 from ansible_collections.portfence.egress.plugins.plugin_utils import _report
 from ansible_collections.portfence.egress.tests.fuzz.source import FakeHost
+from ansible_collections.portfence.egress.tests.unit import nft_model
+from ansible_collections.portfence.egress.tests.unit.pipeline import compile_policy
 
 # Everything that Python takes for the end of a line, and Linux does not.
 NO_ENDS = ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028"]
@@ -211,6 +215,14 @@ def test_elements_that_we_would_not_write(element: Any) -> None:
     assert set(_nft_listing.elements_of(listing, "m")) <= {str(element[0] if isinstance(element, list) else "")}
 
 
+def test_a_family_that_nft_has_not_is_in_no_message() -> None:
+    host = FakeHost(printed=json.dumps({"nftables": [{"table": {"family": "a\rb", "name": "portfence", "handle": 1}}]}))
+    with pytest.raises(HostError, match="nft -j list tables printed something that is no listing") as raised:
+        _nft_tables.Tables(host=host, nft=_nft.Nft(FakeHost(printed="nftables v1.0.6")), name="portfence").live()
+    assert "\r" not in str(raised.value)
+
+
+
 @pytest.mark.parametrize("plugins", [[], [{"type": "macvlan"}]])
 def test_a_network_without_a_bridge(plugins: List[Any]) -> None:
     with pytest.raises(ValueError, match="accepted: what 'podman network inspect NAME' prints of one network"):
@@ -326,3 +338,16 @@ def test_a_list_of_ports_without_end_is_told_in_a_line(text: str) -> None:
         with pytest.raises(ValueError) as error:
             read(text)
         assert len(str(error.value)) < 100
+
+
+@pytest.mark.parametrize("dash", [":", "\u2013"])
+def test_what_is_to_be_written_has_no_control_character(dash: str) -> None:
+    with pytest.raises(InputError) as raised:
+        parse_list([{"name": "a", "source_ports": f"50000{dash}\x1c50100"}])
+    assert "write 50000-50100" in str(raised.value)
+    assert all(line.isprintable() for line in str(raised.value).split("\n"))
+
+
+def test_an_interface_may_be_called_like_a_map() -> None:
+    service = {"source_ports": "50000-50100", "addresses": ["10.0.0.1"], "interface": "veth@if5"}
+    assert '"veth@if5"' in str(nft_model.read(compile_policy({"egress_services": {"a": service}}).fence.body))
