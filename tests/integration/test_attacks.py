@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 import pytest
-from attacks import ATTEMPTS, FEW, GO, NO_FENCE, OWN_PORTS, READY, Attempt
+from attacks import ATTEMPTS, FILES
+from attempt import FEW, GO, NO_FENCE, OWN_PORTS, READY, Attempt
 from bpf_lab import BpfLab
 from field_rules import BOTH, INSIDE, MYAPP, OTHER, PORTS, blocked, fence, passes, until
 from lab import REPOSITORY, Lab, LabError, Result
@@ -41,7 +42,9 @@ class Attacker:
         lab.run(["sysctl", "-qw", "net.ipv4.tcp_fastopen=1", "net.ipv4.ping_group_range=0 2147483647"])
         lab.run(["install", "-d", "-m", "1777", Path(READY).parent])
         self.program = f"{Path(READY).parent}/attacks.py"
-        lab.run(["sh", "-c", f"cat > {self.program} && chmod 644 {self.program}"], data=Path(__file__).with_name("attacks.py").read_text("utf-8"))
+        for name in FILES:
+            path = Path(self.program).with_name(name)
+            lab.run(["sh", "-c", f"cat > {path} && chmod 644 {path}"], data=Path(__file__).with_name(name).read_text("utf-8"))
 
     def outcome(self, name: str, *, number: int, assignment: str) -> str:
         """Make an attempt, and say what the peer saw and what the program met."""
@@ -76,7 +79,7 @@ class Attacker:
 
         def work() -> None:
             try:
-                results.append(self.lab.inside([*become, PYTHON, "-I", self.program, name, str(first)]))
+                results.append(self.lab.inside([*become, PYTHON, "-EsB", self.program, name, str(first)]))
             except LabError as error:
                 failures.append(error)
 
