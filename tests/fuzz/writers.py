@@ -30,19 +30,11 @@ from ansible_collections.portfence.egress.plugins.plugin_utils import _report
 from ansible_collections.portfence.egress.tests.fuzz.compiler import Nftables
 from ansible_collections.portfence.egress.tests.fuzz.questions import check_table
 from ansible_collections.portfence.egress.tests.fuzz.source import Source, Target, check_message
+from ansible_collections.portfence.egress.tests.unit.info_sample import SERVICE
 from ansible_collections.portfence.egress.tests.unit.pipeline import compile_policy
 
-_SERVICE: Dict[str, Any] = {
-    "assignment": "rewrite",
-    "on_violation": "drop",
-    "source_ports": ["50000-50009", "50100"],
-    "capacity": 11,
-    "ports_in_use": {"tcp": 3, "udp": 0},
-    "sockets": {"tcp": 4, "udp": 1},
-    "use": 0.9,
-    "violations": {"packets": 7, "bytes": 420, "by_probes": 2},
-    "intrusions": None,
-}
+# Near its capacity, which a report says.
+_SERVICE: Dict[str, Any] = {**SERVICE, "use": 0.9}
 _INFO: Dict[str, Any] = {
     "in_sync": False,
     "drift": ["load the fence"],

@@ -7,23 +7,13 @@ from __future__ import annotations
 
 import io
 import zipfile
-from typing import Any, Dict
+from typing import Dict
 
 import pytest
 from ansible_collections.portfence.egress.plugins.module_utils import _metrics_host
 from ansible_collections.portfence.egress.plugins.module_utils._metrics import to_text
+from ansible_collections.portfence.egress.tests.unit.info_sample import SERVICE
 
-SERVICE: Dict[str, Any] = {
-    "assignment": "rewrite",
-    "on_violation": "drop",
-    "source_ports": ["50000-50009", "50100"],
-    "capacity": 11,
-    "ports_in_use": {"tcp": 3, "udp": 0},
-    "sockets": {"tcp": 4, "udp": 1},
-    "use": 0.25,
-    "violations": {"packets": 7, "bytes": 420, "by_probes": 2},
-    "intrusions": None,
-}
 UNKNOWN = {"ports_in_use": None, "sockets": None, "use": None, "violations": None}
 
 
