@@ -104,7 +104,7 @@ def test_version_0_1_0_stands_a_reboot(machine: Machine, version_0_1_0: str) -> 
 
 def stands_a_reboot(machine: Machine) -> None:
     machine.reboot()
-    assert tried(machine) == ["tcp 40001: EPERM", "udp 40001: EPERM", "tcp 50001: sent", "udp 50001: sent"]
+    assert tried(machine) == ["tcp 40001: held", "udp 40001: held", "tcp 50001: sent", "udp 50001: sent"]
     assert violations(machine, "myapp") >= 2
     fence, before_network, early, network = entered(machine, "portfence.service", "network-pre.target", "try-early.service", "systemd-networkd.service")
     assert 0 < fence <= before_network <= early <= network
