@@ -44,15 +44,13 @@ def test_site_needs_as_many_for_one_service_as_for_many(control: Control) -> Non
     assert few == SITE
     assert round_trips(control, "site", services=policy(1)) == SITE, "a second run"
     assert round_trips(control, "site", services=policy(40)) == SITE
-    assert round_trips(control, "site", services=policy(40)) == SITE
     assert round_trips(control, "site", services=policy(40, assignment="app", on_violation="reject")) == SITE
     assert round_trips(control, "site", services=policy(3, assignment="auto")) == SITE + 1
 
 
-@pytest.mark.parametrize("playbook", ["verify", "preview", "report", "rollback", "remove"])
-def test_other_playbooks_too(control: Control, playbook: str) -> None:
-    counts = set()
+def test_other_playbooks_too(control: Control) -> None:
+    counts = []
     for count in (1, 20):
         control.play("portfence.egress.site", egress_services=policy(count), egress_purge=True)
-        counts.add(round_trips(control, playbook, services=policy(count)))
-    assert len(counts) == 1
+        counts.append({name: round_trips(control, name, services=policy(count)) for name in ("verify", "preview", "report", "rollback", "remove")})
+    assert counts[0] == counts[1]
