@@ -14,7 +14,7 @@ import os
 import socket
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Union
 
 from lab import Lab, LabError, Result
 
@@ -133,6 +133,10 @@ class BpfLab(Lab):
         if self._joining and not {"user", "uid", "gid"} & set(how):
             args = ["sh", "-c", _JOIN, "/sys/fs/cgroup", *args]
         return super().run(args, **how)
+
+    def _run_module(self, name: str, arguments: Mapping[str, Any], env: Mapping[str, str]) -> Result:
+        run = self._start_module if self._joining else super()._run_module
+        return run(name, arguments, env)
 
     @contextmanager
     def joined(self) -> Iterator[None]:

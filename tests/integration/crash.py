@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 from lab import Lab, LabError
 from lab_keeper import PATH, PEER_ADDRESSES, PORT
-from module_server import ModuleServer
+from module_server import Supervised
 
 # Ports that no policy of these tests allows, one for each socket.
 OUTSIDE = 40000
@@ -52,7 +52,7 @@ class Pressure:
     def __init__(self, lab: Lab, *enter: str) -> None:
         """:param enter: a command that becomes the one who is fenced, and then runs what stands behind it."""
         addresses = [PEER_ADDRESSES[family] for family in (4, 6)]
-        self._command = [*lab._enter, *enter, "/usr/bin/python3", "-I", "-c", _SENDER, str(PORT), str(OUTSIDE), *addresses]
+        self._command = [*lab.enter, *enter, "/usr/bin/python3", "-I", "-c", _SENDER, str(PORT), str(OUTSIDE), *addresses]
         self.tried = 0
 
     def __enter__(self) -> Pressure:
@@ -106,7 +106,7 @@ class Crashes:
     problems: List[str] = field(default_factory=list)
 
 
-def crash(lab: Lab, modules: ModuleServer, subject: Subject, *, points: Optional[int]) -> Crashes:
+def crash(lab: Lab, modules: Supervised, subject: Subject, *, points: Optional[int]) -> Crashes:
     """Go from state to state, and be killed on the way.
 
     :param points: how many calls in each direction, spread evenly; None for all of them, and each in both ways: the process alone that
@@ -114,11 +114,11 @@ def crash(lab: Lab, modules: ModuleServer, subject: Subject, *, points: Optional
     """
     expected: List[Any] = []
     for state in subject.states:
-        assert converge(modules, subject, state) == []
+        assert converge(lab, subject, state) == []
         expected.append(subject.look(lab))
         lab.reboot()
         assert subject.look(lab) == expected[-1], "a boot alone changes what is there"
-        assert not modules.run(subject.module, state)["changed"], "a boot alone is something to mend"
+        assert not lab.module(subject.module, **state)["changed"], "a boot alone is something to mend"
     assert expected[0] != expected[1]
     plans = [list(_sample(len(_calls(modules, subject, to)), points)) for to in (0, 1)]
     crashes = Crashes()
@@ -128,9 +128,9 @@ def crash(lab: Lab, modules: ModuleServer, subject: Subject, *, points: Optional
     return crashes
 
 
-def _calls(modules: ModuleServer, subject: Subject, to: int) -> List[str]:
+def _calls(modules: Supervised, subject: Subject, to: int) -> List[str]:
     """Go to a state, undisturbed; the calls on the way."""
-    done = modules.supervised(subject.module, subject.states[to])
+    done = modules.run(subject.module, subject.states[to])
     assert done["rc"] == 0 and done["calls"], done
     return list(done["calls"])
 
@@ -150,24 +150,24 @@ def _evened(plans: List[List[Tuple[int, bool]]]) -> List[List[Tuple[int, bool]]]
     return [[plan[index % len(plan)] for index in range(longest)] for plan in plans]
 
 
-def converge(modules: ModuleServer, subject: Subject, state: Dict[str, Any]) -> List[str]:
+def converge(lab: Lab, subject: Subject, state: Dict[str, Any]) -> List[str]:
     """Run the module, and again; what was not as it should be."""
-    first = modules.run(subject.module, state)
+    first = lab.module(subject.module, **state)
     if first.get("failed"):
         return [f"the next run fails: {first['msg']}"]
-    again = modules.run(subject.module, state)
+    again = lab.module(subject.module, **state)
     return [f"the second run after that changes {again}"] if again.get("failed") or again["changed"] else []
 
 
 def _crash_once(
-    lab: Lab, modules: ModuleServer, subject: Subject, crashes: Crashes, expected: List[Any], *, to: int, kill: int, everybody: bool
+    lab: Lab, modules: Supervised, subject: Subject, crashes: Crashes, expected: List[Any], *, to: int, kill: int, everybody: bool
 ) -> None:
     how = {"kill": kill, "everybody": everybody}
     if subject.press is None:
-        calls = modules.supervised(subject.module, subject.states[to], **how)["calls"]
+        calls = modules.run(subject.module, subject.states[to], **how)["calls"]
     else:
         with subject.press(lab) as pressure:
-            calls = modules.supervised(subject.module, subject.states[to], **how)["calls"]
+            calls = modules.run(subject.module, subject.states[to], **how)["calls"]
         if pressure.tried <= 4 or subject.leaked(lab):
             # The first round is not enough to have been there all the time.
             crashes.problems.append(f"{subject.module} {how}: of {pressure.tried} packets {subject.leaked(lab)} got out so far")
@@ -182,7 +182,7 @@ def _crash_once(
     seen = subject.look(lab)
     if not subject.booted(seen, expected):
         crashes.problems.append(f"{where}: a boot gives neither the one nor the other: {seen}")
-    problems = converge(modules, subject, subject.states[to])
+    problems = converge(lab, subject, subject.states[to])
     if not problems and subject.look(lab) != expected[to]:
         problems = [f"the next run gives {subject.look(lab)}"]
     left = lab.run(["find", "/etc", "/run", "/usr/local", "-xdev", "-name", "*.portfence-new"]).out.split()

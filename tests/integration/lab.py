@@ -31,6 +31,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 from lab_agent import PROTOCOLS
 from lab_keeper import LAB_ADDRESSES, PATH, PEER_ADDRESSES, PORT
+from module_server import run_module
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COLLECTIONS = "/var/lib/collections"  # in the lab; holds ansible_collections/portfence/egress
@@ -102,7 +103,7 @@ class Node:
         self.addresses = dict(addresses)
         self._other = dict(other)
         self._control: Optional[socket.socket] = None
-        self._enter: Tuple[str, ...] = ()
+        self.enter: Tuple[str, ...] = ()
 
     def _ask(self, command: str, **request: Any) -> Tuple[Any, List[int]]:
         if self._control is None:
@@ -155,7 +156,7 @@ class Node:
             number, group, groups = self._identity(user, uid, gid)
             become = ["setpriv", f"--reuid={number}", f"--regid={group}"]
             become += [f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups", "--"]
-        command = [*self._enter, *become, *map(str, args)]
+        command = [*self.enter, *become, *map(str, args)]
         environment = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **(env or {})}
         with subprocess.Popen(
             command,
@@ -316,8 +317,8 @@ class Lab(Node):
             raise LabError(said.strip() or str(error)) from error
         pid = self._keeper.pid
         namespaces = [f"--{kind}=/proc/{pid}/ns/{name}" for kind, name in (("mount", "mnt"), ("uts", "uts"), ("pid", "pid_for_children"))]
-        self._enter = ("nsenter", *namespaces, f"--net=/proc/{pid}/ns/net", "--")
-        self.peer._enter = ("nsenter", *namespaces, f"--net=/proc/{peer_pid}/ns/net", "--")
+        self.enter = ("nsenter", *namespaces, f"--net=/proc/{pid}/ns/net", "--")
+        self.peer.enter = ("nsenter", *namespaces, f"--net=/proc/{peer_pid}/ns/net", "--")
         return self
 
     def __exit__(self, *_about: object) -> None:
@@ -356,7 +357,6 @@ class Lab(Node):
         *,
         check_mode: bool = False,
         diff: bool = False,
-        python: str = sys.executable,
         **params: Any,
     ) -> Dict[str, Any]:
         """Run a module of the collection here, for real, on what Ansible would give it.
@@ -365,24 +365,27 @@ class Lab(Node):
         Raises LabError when it prints anything else, such as a traceback.
         """
         arguments = {**params, "_ansible_check_mode": check_mode, "_ansible_diff": diff}
-        environment = {"PYTHONPATH": self.collections()}
-        if "PYTHONDONTWRITEBYTECODE" in os.environ:
-            environment["PYTHONDONTWRITEBYTECODE"] = "1"
-        result = self.run(
-            [python, "-m", f"ansible_collections.portfence.egress.plugins.modules.{name}"],
-            data=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
-            check=False,
-            env=environment,
-        )
+        said = self._run_module(name, arguments, {"PYTHONPATH": self.collections(), "PYTHONDONTWRITEBYTECODE": "1"})
         try:
-            answer: Dict[str, Any] = json.loads(result.out)
+            answer: Dict[str, Any] = json.loads(said.out)
         except ValueError:
-            raise LabError(f"{name} gave no result (status {result.rc}):\n{result.out}{result.err}") from None
-        if "Traceback" in result.out + result.err:
-            raise LabError(f"{name} gave a traceback:\n{result.out}{result.err}")
+            raise LabError(f"{name} gave no result (status {said.rc}):\n{said.out}{said.err}") from None
+        if "Traceback" in said.out + said.err:
+            raise LabError(f"{name} gave a traceback:\n{said.out}{said.err}")
         # ansible-core 2.19 prints structures where it shows texts to people.
         answer["warnings"] = [item if isinstance(item, str) else item["event"]["msg"] for item in answer.get("warnings", [])]
         return answer
+
+    def _run_module(self, name: str, arguments: Mapping[str, Any], env: Mapping[str, str]) -> Result:
+        if self._collection != REPOSITORY:
+            return self._start_module(name, arguments, env)
+        done = run_module(self.enter, name, arguments, env)
+        return Result(done["rc"], done["out"], done["err"])
+
+    def _start_module(self, name: str, arguments: Mapping[str, Any], env: Mapping[str, str]) -> Result:
+        """In a Python of its own."""
+        command = [sys.executable, "-m", f"ansible_collections.portfence.egress.plugins.modules.{name}"]
+        return self.run(command, data=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), check=False, env=env)
 
     def collections(self) -> str:
         """A folder of the lab from which Ansible and Python find the collection, and accounts without rights find Ansible.

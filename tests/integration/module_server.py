@@ -9,110 +9,163 @@ reboot there. It has one thread, so that it may fork.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lab import PATH, Lab, LabError
-from syscall_trap import Supervisor
+from lab_keeper import PATH
+from syscall_trap import Supervisor, run_and_exit
 
-_MODULES = ("fence", "ephemeral_ports", "cgroup_classid", "network_namespace", "service_account")
+if TYPE_CHECKING:
+    from lab import Lab
+
+TIMEOUT = 120  # seconds until what was begun is killed
 
 
-class ModuleServer:
+class Server:
     """The other end of it."""
 
-    def __init__(self, lab: Lab) -> None:
-        """:param lab: where modules are run."""
-        self._lab = lab
-        self._process: Optional[subprocess.Popen[str]] = None
-
-    def __enter__(self) -> ModuleServer:
+    def __init__(self) -> None:
         self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
-        return self
 
-    def __exit__(self, *_about: object) -> None:
-        if self._process is not None:
-            self._process.communicate()
-            self._process = None
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
 
-    def run(self, name: str, params: Dict[str, Any]) -> Dict[str, Any]:
-        """The result of a module, like Lab.module()."""
-        reply = self.supervised(name, params)
-        try:
-            answer: Dict[str, Any] = json.loads(reply["out"])
-        except ValueError:
-            raise LabError(f"{name} gave no result (status {reply['rc']}):\n{reply['out']}") from None
-        return answer
+    def begin(self, enter: Sequence[str], **request: Any) -> None:
+        """Let something run, and don't wait for it.
 
-    def supervised(self, name: str, params: Dict[str, Any], **how: Any) -> Dict[str, Any]:
-        """Run a module that is stopped.
-
-        :param how: what Supervisor() takes; its files are in the lab.
-        :return: ``calls``, the exit status ``rc``, and ``out``, what it printed.
+        :param enter: nsenter(1) and its options that lead to the lab.
+        :param request: ``module``, with ``arguments``, what Ansible gives it, or ``command``; ``supervised``, what Supervisor() takes, if
+            there is to be one; ``env``, variables beside PATH, HOME and LC_ALL.
         """
-        self.begin(name, params, **how)
-        return self.finish()
-
-    def begin(self, name: str, params: Dict[str, Any], **how: Any) -> None:
-        """Let a module run, and don't wait for it."""
-        self._ask({"module": name, "params": params, "how": how})
-
-    def begin_command(self, command: Sequence[str], **how: Any) -> None:
-        """Let a program run, and don't wait for it."""
-        self._ask({"command": list(command), "params": {}, "how": how})
-
-    def _ask(self, request: Dict[str, Any]) -> None:
-        assert self._process is not None and self._process.stdin is not None
-        request["enter"] = self._lab._enter[1:-1]
-        self._process.stdin.write(json.dumps(request) + "\n")
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"enter": [part for part in enter if part.startswith("--") and "=" in part], **request}) + "\n")
         self._process.stdin.flush()
 
     def finish(self) -> Dict[str, Any]:
-        """Wait for it; see supervised()."""
-        assert self._process is not None and self._process.stdout is not None
+        """Wait for it.
+
+        :return: the exit status ``rc``, negative where a signal ended it, ``out`` and ``err``, what it printed, and the supervisor's ``calls``.
+        """
+        assert self._process.stdout is not None
         reply: Dict[str, Any] = json.loads(self._process.stdout.readline())
         return reply
 
 
+_IDLE: List[Server] = []
+
+
+def run_module(enter: Sequence[str], name: str, arguments: Mapping[str, Any], env: Mapping[str, str]) -> Dict[str, Any]:
+    """Run a module; see Server. There are as many servers as modules ever run at once."""
+    server = _IDLE.pop() if _IDLE else Server()
+    server.begin(enter, module=name, arguments=arguments, env=env)
+    done = server.finish()
+    _IDLE.append(server)
+    return done
+
+
+@atexit.register
+def _close_idle() -> None:
+    while _IDLE:
+        _IDLE.pop().close()
+
+
+class Supervised:
+    """Modules and programs in a lab that can be stopped at what they do."""
+
+    def __init__(self, lab: Lab) -> None:
+        """:param lab: where they are run."""
+        self._lab = lab
+
+    def __enter__(self) -> Supervised:
+        self._server = Server()
+        return self
+
+    def __exit__(self, *_about: object) -> None:
+        self._server.close()
+
+    def run(self, name: str, params: Mapping[str, Any], **how: Any) -> Dict[str, Any]:
+        """Run a module.
+
+        :param how: what Supervisor() takes; its files are in the lab.
+        :return: see Server.finish().
+        """
+        self.begin(name, params, **how)
+        return self.finish()
+
+    def begin(self, name: str, params: Mapping[str, Any], **how: Any) -> None:
+        """Let a module run, and don't wait for it."""
+        self._server.begin(self._lab.enter, module=name, arguments=params, supervised=how)
+
+    def begin_command(self, command: Sequence[str], **how: Any) -> None:
+        """Let a program run, and don't wait for it."""
+        self._server.begin(self._lab.enter, command=list(command), supervised=how)
+
+    def finish(self) -> Dict[str, Any]:
+        """Wait for it."""
+        return self._server.finish()
+
+
 def _serve() -> None:
-    modules = {name: importlib.import_module(f"ansible_collections.portfence.egress.plugins.modules.{name}") for name in _MODULES}
     for line in sys.stdin:
         request = json.loads(line)
-        with tempfile.TemporaryFile() as data, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as reply:
-            data.write(json.dumps({"ANSIBLE_MODULE_ARGS": request["params"]}).encode())
+        function = _function(request)
+        with tempfile.TemporaryFile() as data, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as reply:
+            data.write(json.dumps({"ANSIBLE_MODULE_ARGS": request.get("arguments")}).encode())
             data.seek(0)
             child = os.fork()
             if child == 0:
                 try:
-                    os.dup2(data.fileno(), 0)
-                    os.dup2(out.fileno(), 1)
-                    _enter(request["enter"])
-                    supervisor = Supervisor(**request["how"])
-                    if "module" in request:
-                        status = supervisor.run(modules[request["module"]].main)
-                    else:
-                        status = supervisor.run(partial(os.execvp, request["command"][0], request["command"]))
-                    reply.write(json.dumps({"calls": supervisor.calls, "rc": status}).encode())
+                    for number, file in enumerate((data, out, err)):
+                        os.dup2(file.fileno(), number)
+                    _enter(request["enter"], request.get("env", {}))
+                    reply.write(json.dumps(_run(function, request.get("supervised"))).encode())
                     reply.flush()
                 finally:
                     os._exit(0)
             os.waitpid(child, 0)
-            out.seek(0)
-            reply.seek(0)
-            print(json.dumps({**json.load(reply), "out": out.read().decode(errors="replace")}), flush=True)
+            for file in (out, err, reply):
+                file.seek(0)
+            said = {name: file.read().decode(errors="replace") for name, file in (("out", out), ("err", err))}
+            print(json.dumps({**json.loads(reply.read() or b'{"rc": 70}'), **said}), flush=True)
 
 
-def _enter(namespaces: List[str]) -> None:
+def _function(request: Mapping[str, Any]) -> Callable[[], object]:
+    """What is to be run. Modules are imported here, once."""
+    if "command" in request:
+        return partial(os.execvp, request["command"][0], request["command"])
+    name = f"ansible_collections.portfence.egress.plugins.modules.{request['module']}"
+    try:
+        main: Callable[[], object] = importlib.import_module(name).main
+    except ImportError:
+        return partial(importlib.import_module, name)  # fails again, where it is reported
+    return main
+
+
+def _run(function: Callable[[], object], supervised: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
+    if supervised is not None:
+        supervisor = Supervisor(**supervised)
+        return {"rc": supervisor.run(function), "calls": supervisor.calls}
+    child = os.fork()
+    if child == 0:
+        signal.alarm(TIMEOUT)
+        run_and_exit(function)
+    return {"rc": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}
+
+
+def _enter(namespaces: List[str], env: Mapping[str, str]) -> None:
     """Be where nsenter(1) goes with these options."""
     library = ctypes.CDLL(None, use_errno=True)
     handles = [os.open(option.partition("=")[2], os.O_RDONLY) for option in namespaces]
@@ -121,7 +174,7 @@ def _enter(namespaces: List[str]) -> None:
             raise OSError(ctypes.get_errno(), "setns")
         os.close(handle)
     os.environ.clear()
-    os.environ.update(PATH=PATH, HOME="/root", LC_ALL="C.UTF-8")
+    os.environ.update(PATH=PATH, HOME="/root", LC_ALL="C.UTF-8", **env)
     # A PID namespace is that of children.
     child = os.fork()
     if child:

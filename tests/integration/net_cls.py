@@ -110,8 +110,8 @@ class NetClsLab(Lab):
         said = self._holder.stdout.readline().strip()
         if not said:
             raise LabError("net_cls can't be mounted on this machine")
-        enter = [part for part in self._enter if not part.startswith("--cgroup=")]
-        self._enter = (enter[0], f"--cgroup=/proc/{said}/ns/cgroup", *enter[1:])
+        enter = [part for part in self.enter if not part.startswith("--cgroup=")]
+        self.enter = (enter[0], f"--cgroup=/proc/{said}/ns/cgroup", *enter[1:])
 
     def close(self) -> str:
         """End the lab, then its cgroups."""

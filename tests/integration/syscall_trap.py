@@ -18,6 +18,7 @@ import signal
 import struct
 import sys
 import time
+import traceback
 from typing import Callable, Dict, List, Optional, Tuple
 
 # <seccomp.h>, <linux/seccomp.h>, <sys/syscall.h>
@@ -71,6 +72,24 @@ def _ask_about_calls() -> None:
     if library.seccomp_load(context) != 0:
         raise OSError("the kernel takes no filter")
     library.seccomp_notify_fd(context)
+
+
+def run_and_exit(function: Callable[[], object], first: Callable[[], None] = lambda: None) -> None:
+    """Run a function as if it were the whole of this process, in a session of its own; never returns."""
+    status = 1
+    try:
+        os.setsid()
+        first()
+        function()
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:  # pylint: disable=broad-exception-caught
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 class Process:
@@ -154,21 +173,11 @@ class Supervisor:
         self.calls: List[str] = []
         self._library = _library()
 
-    def run(self, function: Callable[[], None]) -> int:
+    def run(self, function: Callable[[], object]) -> int:
         """Run the function; the exit status of the child, negative where a signal ended it."""
         self._child = os.fork()
         if self._child == 0:
-            status = 70
-            try:
-                os.setsid()
-                _ask_about_calls()
-                function()
-                status = 0
-            except SystemExit as error:
-                status = error.code if isinstance(error.code, int) else 1
-            finally:
-                sys.stdout.flush()
-                os._exit(status)
+            run_and_exit(function, first=_ask_about_calls)
         self._serve(_listener(self._child))
         return os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
 

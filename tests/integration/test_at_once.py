@@ -21,7 +21,7 @@ from ephemeral import RANGE_KEY, RESERVED_KEY, live
 from field_rules import until
 from lab import Lab
 from lab_keeper import PATH
-from module_server import ModuleServer
+from module_server import Supervised
 from net_cls import ROOT, NetClsLab
 
 OLD: Dict[str, Any] = {"name": "old", "user": "20001", "source_ports": "50000-50999"}
@@ -78,7 +78,7 @@ class Held:
             file.write(data)
             file.seek(0)
             process = subprocess.Popen(
-                [*self._lab._enter, *command], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", env=environment
+                [*self._lab.enter, *command], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", env=environment
             )
         self._second = process
         assert until(lambda: process.poll() is not None or opened(self._lab) > before)
@@ -96,57 +96,57 @@ class Held:
 
 
 @pytest.fixture(name="modules")
-def fixture_modules(lab: Lab) -> Iterator[ModuleServer]:
-    with ModuleServer(lab) as modules:
+def fixture_modules(lab: Lab) -> Iterator[Supervised]:
+    with Supervised(lab) as modules:
         yield modules
 
 
-def succeed(modules: ModuleServer, name: str, params: Dict[str, Any]) -> None:
-    result = modules.run(name, params)
+def succeed(lab: Lab, name: str, params: Dict[str, Any]) -> None:
+    result = lab.module(name, **params)
     assert not result.get("failed"), result["msg"]
 
 
-def go_back(lab: Lab, modules: ModuleServer, backend: str) -> List[str]:
+def go_back(lab: Lab, backend: str) -> List[str]:
     """Give the host the new fence and then the old one; the rules of the new."""
-    succeed(modules, "fence", fence(NEW, backend=backend))
+    succeed(lab, "fence", fence(NEW, backend=backend))
     wanted = rules(lab)
-    succeed(modules, "fence", fence(OLD, backend=backend))
+    succeed(lab, "fence", fence(OLD, backend=backend))
     return wanted
 
 
-def has_come(lab: Lab, modules: ModuleServer, backend: str, wanted: List[str]) -> None:
+def has_come(lab: Lab, backend: str, wanted: List[str]) -> None:
     """The new fence is there, whole, in the kernel and on disk."""
     assert rules(lab) == wanted
-    assert not modules.run("fence", fence(NEW, backend=backend))["changed"]
+    assert not lab.module("fence", **fence(NEW, backend=backend))["changed"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_load_waits_for_an_apply(lab: Lab, modules: ModuleServer, backend: str) -> None:
+def test_a_load_waits_for_an_apply(lab: Lab, modules: Supervised, backend: str) -> None:
     """The kernel has the new fence, and the file is the old one: to load it now would undo the change."""
-    wanted = go_back(lab, modules, backend)
+    wanted = go_back(lab, backend)
     with Held(lab, modules.begin, "fence", fence(NEW, backend=backend), at=f"rename {FILES[backend]}") as apply:
         apply.meets(*boot_command(lab))
     assert (apply.rc, apply.said) == (0, "")
     assert modules.finish()["rc"] == 0
-    has_come(lab, modules, backend, wanted)
+    has_come(lab, backend, wanted)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_apply_waits_for_a_load(lab: Lab, modules: ModuleServer, backend: str) -> None:
+def test_an_apply_waits_for_a_load(lab: Lab, modules: Supervised, backend: str) -> None:
     """The load has read the old file: it must not come after the new fence."""
-    wanted = go_back(lab, modules, backend)
+    wanted = go_back(lab, backend)
     lab.nft("flush ruleset")
     with Held(lab, modules.begin_command, boot_command(lab), at="sendmsg netlink 16") as load:
         load.meets_module("fence", fence(NEW, backend=backend))
     assert modules.finish()["rc"] == 0
     assert load.rc == 0, load.said
-    has_come(lab, modules, backend, wanted)
+    has_come(lab, backend, wanted)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_load_waits_for_a_removal(lab: Lab, modules: ModuleServer, backend: str) -> None:
+def test_a_load_waits_for_a_removal(lab: Lab, modules: Supervised, backend: str) -> None:
     """The kernel has no fence any more, and the file is still there: it must not bring it back."""
-    succeed(modules, "fence", fence(OLD, backend=backend))
+    succeed(lab, "fence", fence(OLD, backend=backend))
     command = boot_command(lab)
     with Held(lab, modules.begin, "fence", {"state": "absent", "purge": True}, at=f"unlink {FILES[backend]}") as removal:
         removal.meets(*command)
@@ -155,19 +155,19 @@ def test_a_load_waits_for_a_removal(lab: Lab, modules: ModuleServer, backend: st
     assert not [line for line in rules(lab) if "portfence" in line]
 
 
-def test_an_apply_waits_for_a_removal(lab: Lab, modules: ModuleServer) -> None:
+def test_an_apply_waits_for_a_removal(lab: Lab, modules: Supervised) -> None:
     """The removal takes the files of the locks away: the next run must not take one that nobody else would look at."""
-    succeed(modules, "fence", fence(OLD))
+    succeed(lab, "fence", fence(OLD))
     with Held(lab, modules.begin, "fence", {"state": "absent", "purge": True}, at="unlink /run/portfence-units.lock") as removal:
         removal.meets_module("fence", fence(NEW))
     assert modules.finish()["rc"] == 0
     assert removal.rc == 0, removal.said
     assert lab.run(["ls", "/etc/portfence/services.d"]).out == "new.json\n"
-    assert not modules.run("fence", fence(NEW))["changed"]
+    assert not lab.module("fence", **fence(NEW))["changed"]
 
 
-def test_a_removal_waits_for_an_apply(lab: Lab, modules: ModuleServer) -> None:
-    succeed(modules, "fence", fence(OLD))
+def test_a_removal_waits_for_an_apply(lab: Lab, modules: Supervised) -> None:
+    succeed(lab, "fence", fence(OLD))
     with Held(lab, modules.begin, "fence", fence(NEW), at="rename /etc/portfence/fence.nft") as apply:
         apply.meets_module("fence", {"state": "absent", "purge": True})
     assert modules.finish()["rc"] == 0
@@ -176,9 +176,9 @@ def test_a_removal_waits_for_an_apply(lab: Lab, modules: ModuleServer) -> None:
     assert lab.run(["sh", "-c", "find /etc /run -xdev -name '*portfence*'"]).out == ""
 
 
-def test_two_applies(lab: Lab, modules: ModuleServer) -> None:
+def test_two_applies(lab: Lab, modules: Supervised) -> None:
     """Neither is lost, wherever the first one stands."""
-    succeed(modules, "fence", fence(OLD))
+    succeed(lab, "fence", fence(OLD))
     with Held(lab, modules.begin, "fence", {"services": [NEW, {"name": "old", "state": "absent"}]}, at="nft: sendmsg") as apply:
         apply.meets_module("fence", {"services": [OTHER]})
     assert modules.finish()["rc"] == 0
@@ -187,9 +187,9 @@ def test_two_applies(lab: Lab, modules: ModuleServer) -> None:
     assert set(info["services"]) == {"new", "other"} and info["in_sync"]
 
 
-def test_the_programs_of_a_run_that_was_killed_keep_the_lock(lab: Lab, modules: ModuleServer) -> None:
+def test_the_programs_of_a_run_that_was_killed_keep_the_lock(lab: Lab, modules: Supervised) -> None:
     """nft goes on without the module that started it. The next run waits for it, and has the last word."""
-    succeed(modules, "fence", fence(OLD))
+    succeed(lab, "fence", fence(OLD))
     # After the batch in a throwaway network namespace.
     with Held(lab, modules.begin, "fence", fence(NEW), at="nft: sendmsg", skip=1) as killed:
         parent = 'for process in /proc/[0-9]*; do read -r name <$process/comm; test "$name" != nft || cut -d " " -f 4 $process/stat; done'
@@ -197,21 +197,21 @@ def test_the_programs_of_a_run_that_was_killed_keep_the_lock(lab: Lab, modules: 
         killed.meets_module("fence", fence(OTHER))
     assert modules.finish()["rc"] == -signal.SIGKILL
     assert killed.rc == 0, killed.said
-    assert not modules.run("fence", fence(OTHER))["changed"]
+    assert not lab.module("fence", **fence(OTHER))["changed"]
 
 
-def test_a_load_does_not_wait_for_a_probe(lab: Lab, modules: ModuleServer) -> None:
+def test_a_load_does_not_wait_for_a_probe(lab: Lab) -> None:
     """A probe holds the lock of the modules: it may take long, and changes nothing."""
-    succeed(modules, "fence", fence(OLD))
+    succeed(lab, "fence", fence(OLD))
     wanted = rules(lab)
     lab.nft("flush ruleset")
     assert lab.run(["flock", LOCKS[0], *boot_command(lab)]).out == ""
     assert rules(lab) == wanted
 
 
-def test_after_the_wait_the_fence_is_loaded_nevertheless(lab: Lab, modules: ModuleServer) -> None:
+def test_after_the_wait_the_fence_is_loaded_nevertheless(lab: Lab) -> None:
     """Whoever holds the lock so long is stuck. The stated wait is 60 seconds; the test has a shorter one."""
-    succeed(modules, "fence", fence(OLD))
+    succeed(lab, "fence", fence(OLD))
     wanted = rules(lab)
     lab.nft("flush ruleset")
     command = [part.replace(f"--wait {_boot_lock.WAIT}", "--wait 0.3") for part in boot_command(lab)]
@@ -220,35 +220,35 @@ def test_after_the_wait_the_fence_is_loaded_nevertheless(lab: Lab, modules: Modu
     assert rules(lab) == wanted
 
 
-def test_nobody_else_can_hold_the_locks(lab: Lab, modules: ModuleServer) -> None:
+def test_nobody_else_can_hold_the_locks(lab: Lab) -> None:
     """flock(2) takes a file that is open for reading; with such a file, an account without rights could keep the fence from being loaded."""
-    succeed(modules, "fence", fence(OLD))
+    succeed(lab, "fence", fence(OLD))
     lab.reboot()
     modes = ["stat", "-c", "%a", LOCKS[1]]
     assert lab.run(modes).out == "600\n"
     assert lab.run(["flock", "--nonblock", LOCKS[1], "true"], uid=20001, check=False).rc != 0
     lab.run(["chmod", "644", LOCKS[1]])
-    succeed(modules, "fence", fence(OLD))
+    succeed(lab, "fence", fence(OLD))
     assert lab.run(modes).out == "600\n"
 
 
-def test_a_unit_without_the_lock_is_taken_over(lab: Lab, modules: ModuleServer) -> None:
-    succeed(modules, "fence", fence(OLD))
+def test_a_unit_without_the_lock_is_taken_over(lab: Lab) -> None:
+    succeed(lab, "fence", fence(OLD))
     units = ["/etc/systemd/system/portfence.service", "/etc/systemd/system/nftables.service.d/portfence.conf"]
     # As versions before had them: "/bin/sh -c 'if …; exec nft …'".
     lab.run(["sed", "-i", "s/-c '.*; done; /-c '/", *units])
     assert "flock" not in lab.run(["cat", *units]).out
-    assert modules.run("fence", fence(OLD))["changes"] == [f"write {path}" for path in units]
-    assert not modules.run("fence", fence(OLD))["changed"]
+    assert lab.module("fence", **fence(OLD))["changes"] == [f"write {path}" for path in units]
+    assert not lab.module("fence", **fence(OLD))["changed"]
     assert "flock" in lab.run(["cat", units[0]]).out and "flock" in lab.run(["cat", units[1]]).out
 
 
-def test_ephemeral_ports_of_a_boot_wait_for_a_change(lab: Lab, modules: ModuleServer) -> None:
+def test_ephemeral_ports_of_a_boot_wait_for_a_change(lab: Lab, modules: Supervised) -> None:
     old = {"reserved_ports": ["50000-50999"], "local_port_range": "40000-49999"}
     new = {"reserved_ports": ["51000-51999"], "local_port_range": "30000-39999"}
-    succeed(modules, "ephemeral_ports", old)
+    succeed(lab, "ephemeral_ports", old)
     for step in BOOT_STEPS[:2]:
-        succeed(modules, "ephemeral_ports", old)
+        succeed(lab, "ephemeral_ports", old)
         with Held(lab, modules.begin, "ephemeral_ports", new, at="rename /etc/sysctl.d/60-portfence.conf") as change:
             change.meets(*shlex.split(step))
         assert (change.rc, change.said) == (0, "")
@@ -256,26 +256,26 @@ def test_ephemeral_ports_of_a_boot_wait_for_a_change(lab: Lab, modules: ModuleSe
         assert (live(lab, RANGE_KEY), live(lab, RESERVED_KEY)) == ("30000 39999", "51000-51999")
 
 
-def test_namespaces_wait_for_a_boot(lab: Lab, modules: ModuleServer) -> None:
+def test_namespaces_wait_for_a_boot(lab: Lab, modules: Supervised) -> None:
     old = {"namespaces": [{"name": "myapp", "source_ports": "50000-50999"}]}
     new = {"namespaces": [{"name": "myapp", "source_ports": "51000-51999"}]}
-    succeed(modules, "network_namespace", old)
+    succeed(lab, "network_namespace", old)
     commands = [command for command, _must in lab.boot_commands()]
     assert len(commands) == 2
     for command in commands:
-        succeed(modules, "network_namespace", old)
+        succeed(lab, "network_namespace", old)
         with Held(lab, modules.begin_command, command, at="nft: sendmsg") as load:
             load.meets_module("network_namespace", new)
         assert modules.finish()["rc"] == 0
         assert load.rc == 0, load.said
-        assert not modules.run("network_namespace", new)["changed"]
+        assert not lab.module("network_namespace", **new)["changed"]
 
 
 def test_cgroups_wait_for_a_boot() -> None:
     old = {"cgroups": [{"name": "legacy", "classid": "0x100001"}]}
     new = {"cgroups": [{"name": "legacy", "classid": "0x100002"}]}
-    with NetClsLab() as lab, ModuleServer(lab) as modules:
-        succeed(modules, "cgroup_classid", old)
+    with NetClsLab() as lab, Supervised(lab) as modules:
+        succeed(lab, "cgroup_classid", old)
         lab.run(["sh", "-c", f"echo 1 >{ROOT}/legacy/net_cls.classid"])
         (command,) = [command for command, _must in lab.boot_commands()]
         with Held(lab, modules.begin_command, command, at="net_cls.classid") as load:

@@ -12,7 +12,7 @@ from crash import Crashes, Pressure, Subject, crash, each, either
 from ephemeral import RANGE_KEY, RESERVED_KEY, live
 from lab import Lab
 from listing import rules
-from module_server import ModuleServer
+from module_server import Supervised
 from net_cls import ROOT, NetClsLab
 from watch import leaked, watched
 
@@ -113,8 +113,8 @@ def press(lab: Lab) -> Pressure:
 
 
 @pytest.fixture(name="modules")
-def fixture_modules(host: Lab) -> Iterator[ModuleServer]:
-    with ModuleServer(host) as modules:
+def fixture_modules(host: Lab) -> Iterator[Supervised]:
+    with Supervised(host) as modules:
         yield modules
 
 
@@ -140,7 +140,7 @@ def anything(seen: Any, expected: Sequence[Any]) -> bool:
 
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])
-def test_fence_changes(host: Lab, modules: ModuleServer, backend: str, points: Optional[int]) -> None:
+def test_fence_changes(host: Lab, modules: Supervised, backend: str, points: Optional[int]) -> None:
     look, whole = (in_force, either) if backend == "nftables" else (saved, anything)
     if backend == "iptables" and points is not None:
         points //= 2
@@ -148,7 +148,7 @@ def test_fence_changes(host: Lab, modules: ModuleServer, backend: str, points: O
     judge(crash(host, modules, Subject("fence", states, look, whole, either, press, leaked), points=points), 14 if backend == "iptables" else 28)
 
 
-def test_fence_comes_and_goes(host: Lab, modules: ModuleServer, points: Optional[int]) -> None:
+def test_fence_comes_and_goes(host: Lab, modules: Supervised, points: Optional[int]) -> None:
     judge(crash(host, modules, Subject("fence", (fence(APP, OTHER), NOTHING), in_force), points=points), 28)
 
 
@@ -167,7 +167,7 @@ def ports_of(lab: Lab) -> Any:
     ],
     ids=["changes", "comes and goes"],
 )
-def test_ephemeral_ports(host: Lab, modules: ModuleServer, states: Any, points: Optional[int]) -> None:
+def test_ephemeral_ports(host: Lab, modules: Supervised, states: Any, points: Optional[int]) -> None:
     # The units load them at boot again.
     assert not host.module("fence", services=[OTHER]).get("failed")
     judge(crash(host, modules, Subject("ephemeral_ports", states, ports_of, each), points=points), 28)
@@ -223,13 +223,13 @@ def made_by_boot(seen: Made, expected: Sequence[Made]) -> bool:
     return each(seen.of_boot, [item.of_boot for item in expected])
 
 
-def test_network_namespace_changes(host: Lab, modules: ModuleServer, points: Optional[int]) -> None:
+def test_network_namespace_changes(host: Lab, modules: Supervised, points: Optional[int]) -> None:
     states = namespaces(MYAPP), namespaces(MOVED)
     subject = Subject("network_namespace", states, made, each, made_by_boot, press_namespace, leaked_inside)
     judge(crash(host, modules, subject, points=points), 20)
 
 
-def test_network_namespace_comes_and_goes(host: Lab, modules: ModuleServer, points: Optional[int]) -> None:
+def test_network_namespace_comes_and_goes(host: Lab, modules: Supervised, points: Optional[int]) -> None:
     states = namespaces(MYAPP), namespaces()
     subject = Subject("network_namespace", states, made, fenced_before_it_can_send, made_by_boot)
     judge(crash(host, modules, subject, points=points), 20)
@@ -263,7 +263,7 @@ def test_cgroup_classid(states: Any, points: Optional[int]) -> None:
     # In a cgroup that goes, nobody is held.
     press_it = press_cgroup if all(states) else None
     subject = Subject("cgroup_classid", (cgroups[0], cgroups[1]), classids, each_cgroup, either, press_it, leaked_inside)
-    with NetClsLab() as lab, ModuleServer(lab) as modules:
+    with NetClsLab() as lab, Supervised(lab) as modules:
         judge(crash(lab, modules, subject, points=points), 28)
 
 
@@ -284,6 +284,6 @@ def accounts_of(lab: Lab) -> List[str]:
     return found
 
 
-def test_service_account(host: Lab, modules: ModuleServer, points: Optional[int]) -> None:
+def test_service_account(host: Lab, modules: Supervised, points: Optional[int]) -> None:
     states = {"accounts": ACCOUNTS}, {"accounts": ACCOUNTS, "state": "absent"}
     judge(crash(host, modules, Subject("service_account", states, accounts_of, each, each), points=points), 20)

@@ -233,7 +233,7 @@ def start(lab: Lab, *services: Dict[str, Any]) -> "subprocess.Popen[str]":
     import json
 
     process = subprocess.Popen(
-        [*lab._enter, sys.executable, "-m", "ansible_collections.portfence.egress.plugins.modules.fence"],
+        [*lab.enter, sys.executable, "-m", "ansible_collections.portfence.egress.plugins.modules.fence"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -286,7 +286,7 @@ def test_a_lock_that_is_never_released(host: Lab) -> None:
         "from ansible_collections.portfence.egress.plugins.module_utils._host import Host\n"
         "with Host().lock(wait=0.3): pass"
     )
-    holder = subprocess.Popen([*host._enter, "flock", "/run/portfence.lock", "sh", "-c", "echo held; sleep 30"], stdout=subprocess.PIPE, encoding="utf-8")
+    holder = subprocess.Popen([*host.enter, "flock", "/run/portfence.lock", "sh", "-c", "echo held; sleep 30"], stdout=subprocess.PIPE, encoding="utf-8")
     assert holder.stdout and holder.stdout.readline() == "held\n"
     result = host.run([sys.executable, "-c", code], check=False, env={"PYTHONPATH": host.collections()})
     host.run(["sh", "-c", "pkill -f 'echo held'"], check=False)
