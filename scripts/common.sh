@@ -8,7 +8,8 @@
 set -euo pipefail
 
 # System tools only. Version managers put wrappers in front of python3 that test accounts cannot run.
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+# In scripts/with-podman, its podman before others.
+export PATH=${PORTFENCE_PODMAN_RUN:+$PORTFENCE_PODMAN_RUN/bin:}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export LC_ALL=C.UTF-8
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
