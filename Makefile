@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check integration molecule coexist test test-long bench bench-quick build clean
 
-CHECKS := tree lint bpf sanity unit golden fuzz docs galaxy
+CHECKS := static unit golden fuzz
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
