@@ -84,9 +84,9 @@ def run_and_exit(function: Callable[[], object], first: Callable[[], None] = lam
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:  # pylint: disable=broad-exception-caught
-        traceback.print_exc()
     finally:
+        if sys.exc_info()[0] is not None:
+            traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

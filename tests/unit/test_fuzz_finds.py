@@ -222,7 +222,6 @@ def test_a_family_that_nft_has_not_is_in_no_message() -> None:
     assert "\r" not in str(raised.value)
 
 
-
 @pytest.mark.parametrize("plugins", [[], [{"type": "macvlan"}]])
 def test_a_network_without_a_bridge(plugins: List[Any]) -> None:
     with pytest.raises(ValueError, match="accepted: what 'podman network inspect NAME' prints of one network"):
