@@ -19,7 +19,7 @@ description:
     namespace, and its listing is compared with that of the live one. What it gave is remembered in
     C(/run/portfence/tried.json) until the next boot, and the same ruleset is not tried again.
   - TCP is judged when a connection opens, so that no session which is open is cut. Other protocols are judged per packet.
-  - Counters of a service survive every change.
+  - Counters of a service survive every change but that of the backend.
 requirements:
   - nft 0.9.8 or newer, or iptables 1.8.7 or newer (either variant)
   - unshare (util-linux) and the right to make a network namespace

@@ -181,7 +181,7 @@ services:
       type: int
       sample: 1000
     sockets:
-      description: Open sockets of the service by protocol, listening ones left out. Null for services with a group.
+      description: Open sockets of the service by protocol, listening ones left out. Null for services with another selector than V(user).
       returned: success
       type: dict
       sample: {"tcp": 12, "udp": 1}

@@ -13,7 +13,8 @@ version_added: 0.2.0
 description:
   - Installs a program, C(/usr/local/lib/portfence/metrics.pyz), and a timer of systemd that runs it. The program writes the file
     C(portfence.prom) for the textfile collector of node_exporter, with the figures of M(portfence.egress.fence_info). It needs
-    Python and the programs of the fence, and no Ansible.
+    Python and the programs of the fence, and no Ansible. How far services that are rewritten use their ports is known only where the kernel has
+    C(/proc/net/nf_conntrack), or the program C(conntrack) is installed.
   - Counters begin anew when the host boots, as those of the kernel do.
 author:
   - PortFence contributors (@portfence)

@@ -20,7 +20,8 @@ description:
     are opened there. A child process joins the cgroup of a unit that runs, as any program of the unit; it ends with the
     probe and leaves nothing behind. The unit does not notice.
   - The units of a service that do not run, and services with C(addresses), whose traffic this host only forwards, can't be
-    probed. Their checks are skipped, with the reason, and never count as passed. A place that is there and can't be
+    probed. The checks made as the service are skipped, with the reason, and never count as passed; that others are kept out
+    of its ports is still proved. A place that is there and can't be
     entered is a failed check.
   - TCP and UDP are probed, as far as the service lists them, over IPv4 and IPv6. RV(not_probed) names the other protocols.
   - Without O(target), V(blocked) means that nothing arrived at the other side, whatever the client was told.
