@@ -166,7 +166,7 @@ def _comes_from(packet: Packet, rules: ServiceRules) -> bool:
     return any(address in ipaddress.ip_network(network) for network in rules.addresses)
 
 
-def _origin(service: Service) -> Dict[str, Any]:
+def origin(service: Service) -> Dict[str, Any]:
     """Where forwarded packets of a service come from: what it says, or the namespace that it has."""
     if service.assignment != "namespace":
         return {"addresses": tuple(sorted(service.addresses)), "interface": service.interface}
@@ -197,7 +197,7 @@ def build(resolved: Sequence[Resolved]) -> Ruleset:
                 allow_admin=item.service.allow_admin,
                 classid=item.service.classid,
                 units=item.units,
-                **_origin(item.service),
+                **origin(item.service),
                 masquerade=item.service.masquerade,
             )
             for item in sorted(resolved, key=lambda item: item.service.name)

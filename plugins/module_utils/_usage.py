@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Match, Option
 
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
+from ansible_collections.portfence.egress.plugins.module_utils._ruleset import origin
 
 # What both ss and connection tracking can tell apart; other protocols are fenced, but not counted here.
 COUNTED = ("tcp", "udp")
@@ -166,42 +167,58 @@ class Traffic:
     def __init__(self, *, sockets: Sequence[Socket], flows: Optional[Sequence[Flow]], addresses: FrozenSet[str]) -> None:
         self.sockets = SocketIndex(sockets)
         self.tracked = flows is not None
-        self._flows = sorted((flow for flow in flows or () if flow.source in addresses), key=lambda flow: flow.wire_port)
+        self._flows = sorted(flows or (), key=lambda flow: flow.wire_port)
         self._ports = [flow.wire_port for flow in self._flows]
+        self._addresses = addresses
 
-    def flows(self, ports: PortSet) -> List[Flow]:
-        """The host's connections that others see with one of these source ports."""
-        return [flow for part in ports for flow in self._flows[bisect_left(self._ports, part.low) : bisect_right(self._ports, part.high)]]
+    def flows(self, ports: PortSet, *, networks: Sequence[str] = ()) -> List[Flow]:
+        """The connections that others see with one of these source ports: those of the host itself, or what it forwards from networks (CIDR)."""
+        found = [flow for part in ports for flow in self._flows[bisect_left(self._ports, part.low) : bisect_right(self._ports, part.high)]]
+        return [flow for flow in found if (_inside(flow.source, networks) if networks else flow.source in self._addresses)]
+
+
+def _inside(source: str, networks: Sequence[str]) -> bool:
+    import ipaddress  # few services need it
+
+    try:
+        return any(ipaddress.ip_address(source) in ipaddress.ip_network(network) for network in networks)
+    except ValueError:
+        return False
 
 
 def usage(item: Resolved, traffic: Traffic) -> Dict[str, Any]:
     """How much of its ports a service uses.
 
     A port that the program binds is taken on the whole host while a socket holds it. A port given by source NAT is
-    taken towards one destination only, so there the busiest destination is what comes near the capacity.
+    taken towards one destination only, so there the busiest destination is what comes near the capacity. Sockets of containers and
+    network namespaces are not the host's, so that connection tracking alone tells which ports are in use there.
 
     :returns: ``sockets`` and ``ports_in_use`` by protocol (the latter None when not known), ``busiest_destination``
         or None, ``capacity`` in ports, and ``use`` as a share of it between 0 and 1, or None.
     """
     service = item.service
     protocols = [protocol for protocol in COUNTED if protocol in service.protocols]
+    networks = origin(service)["addresses"]
     owned = Counter(socket.protocol for socket in traffic.sockets.of_uids(item.uids) if socket.state != "LISTEN")
     result: Dict[str, Any] = {
         "capacity": service.source_ports.size,
-        "sockets": {protocol: owned[protocol] for protocol in protocols} if item.uids else None,
+        "sockets": {protocol: owned[protocol] for protocol in protocols} if item.uids and not networks else None,
         "ports_in_use": None,
         "busiest_destination": None,
         "use": None,
     }
-    if service.assignment != "rewrite":
+    if service.assignment != "rewrite" and not networks:
         held = {(socket.protocol, socket.port) for socket in traffic.sockets.inside(service.source_ports)}
         used = Counter(protocol for protocol, _port in held)
         result["ports_in_use"] = {protocol: used[protocol] for protocol in protocols}
         result["use"] = max((used[protocol] for protocol in protocols), default=0) / service.source_ports.size
     elif traffic.tracked:
-        mine = [flow for flow in traffic.flows(service.source_ports) if flow.protocol in protocols]
+        mine = [flow for flow in traffic.flows(service.source_ports, networks=networks) if flow.protocol in protocols]
         used = Counter(protocol for protocol, _port in {(flow.protocol, flow.wire_port) for flow in mine})
         result["ports_in_use"] = {protocol: used[protocol] for protocol in protocols}
+        if service.assignment != "rewrite":
+            result["use"] = max(result["ports_in_use"].values(), default=0) / service.source_ports.size
+            return result
         busiest = Counter((flow.protocol, flow.destination, flow.destination_port) for flow in mine).most_common(1)
         if busiest:
             (protocol, address, port), count = busiest[0]

@@ -181,7 +181,8 @@ services:
       type: int
       sample: 1000
     sockets:
-      description: Open sockets of the service by protocol, listening ones left out. Null for services with another selector than V(user).
+      description: Open sockets of the service by protocol, listening ones left out. Null for services with another selector than V(user), or with a
+        network namespace.
       returned: success
       type: dict
       sample: {"tcp": 12, "udp": 1}

@@ -124,6 +124,26 @@ def test_the_container_leaves_from_its_ports_whoever_else_translates(host: Lab, 
     assert rules == [line for line in foreign.splitlines() if line[:2] == "-A"]
 
 
+@pytest.mark.parametrize("assignment", ["rewrite", "app"])
+def test_ports_in_use_are_those_of_the_containers(host: Lab, assignment: str) -> None:
+    """The sockets are not the host's, and neither are the addresses from which they connect."""
+    host.run(["ip", "netns", "exec", "box2", "sh", "-c", "echo 50000 50099 >/proc/sys/net/ipv4/ip_local_port_range"])
+    fence(host, {**SERVICE, "assignment": assignment, "source_ports": "50000-50199"})
+    if assignment == "app":
+        host.run(["sh", "-ec", DOCKER])
+    assert host.module("fence_info")["services"]["box"]["use"] == 0
+    ports = {connect(host, ("tcp", family)).port for family in (4, 4, 4, 6)}
+    ports_udp = {connect(host, ("udp", 4)).port}
+    assert None not in ports | ports_udp
+    found = host.module("fence_info")["services"]["box"]
+    assert found["ports_in_use"] == {"tcp": len(ports), "udp": 1} and found["sockets"] is None
+    if assignment == "app":
+        assert (found["use"], found["busiest_destination"]) == (len(ports) / 200, None)
+    else:
+        assert found["busiest_destination"] == {"protocol": "tcp", "address": PEER[4], "port": PORT, "connections": 3}
+        assert found["use"] == 3 / 200
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_app_only_checks(host: Lab, way: tuple[str, int]) -> None:
     """The container has a range of its own, and Docker's masquerade keeps its ports; whatever else leaves is stopped."""

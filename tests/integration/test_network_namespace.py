@@ -123,6 +123,8 @@ def test_beside_the_fence(lab: Lab, first: str) -> None:
         assert lab.connect(protocol, family=family, uid=993, source_port=LOW + 8).port is None
         assert lab.connect(protocol, family=family, uid=992).port in range(52000, 52100)
     assert not lab.module("fence", **policy)["changed"] and not namespaces(lab, MYAPP)["changed"]
+    found = lab.module("fence_info")["services"]["myapp"]
+    assert found["sockets"] is None and 1 < found["ports_in_use"]["tcp"] <= 4 and found["use"] == found["ports_in_use"]["tcp"] / len(RANGE)
     assert lab.module("fence", state="absent", purge=True)["changed"]
     assert not lab.module("fence", state="absent", purge=True)["changed"]
     assert connect(lab, "tcp", 4).port in RANGE
