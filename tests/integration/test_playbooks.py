@@ -407,6 +407,10 @@ def test_preview_names_who_would_be_hit_and_changes_nothing(control: Control) ->
     assert any(line.split()[:4] == ["collector", "outside", "tcp", "1"] for line in text.splitlines())
     for session in sessions:
         session.close()
+    missing = control.play("portfence.egress.preview", egress_services={**MYAPP, "guest": {"source_ports": 61000, "manage_account": False}})
+    text = missing.out.replace("\\n", "\n")
+    assert missing.rc != 0 and "there is no user guest on this host" in text and "lab: the fence was not compared; " in text
+    assert any(line.split()[:2] == ["guest", "unseen"] for line in text.splitlines())
     refused = control.play("portfence.egress.preview", "-e", "egress_sample=-1", egress_services=MYAPP)
     assert refused.rc != 0 and "sample: found -1; accepted: 0 to 3600 seconds" in refused.out + refused.err
 
