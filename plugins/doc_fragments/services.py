@@ -52,6 +52,7 @@ options:
           - The class of the net_cls cgroup that the service's processes are in, such as V(0x100001), or V(10:1) as tc writes it.
           - See M(portfence.egress.cgroup_classid), which makes the cgroup and puts processes in.
         type: raw
+        version_added: 0.2.0
       unit:
         description:
           - The systemd service or slice that the service's processes belong to (cgroup v2), or a list of them. V(worker@.service) stands for
@@ -59,20 +60,24 @@ options:
           - The unit has to exist. It is told to the fence by a drop-in before its first process starts, and does not start without the fence.
           - Needs nftables 0.9.9 and kernel 5.13 or newer.
         type: raw
+        version_added: 0.2.0
       addresses:
         description:
           - Addresses or networks of containers or network namespaces whose traffic this host forwards, IPv4 and IPv6, one or a list.
         type: raw
+        version_added: 0.2.0
       interface:
         description:
           - The interface where the traffic of O(services[].addresses) comes in. Any interface when not given.
         type: str
+        version_added: 0.2.0
       masquerade:
         description:
           - Whether the source address of forwarded traffic becomes that of this host, along with the port, when O(services[].assignment=rewrite).
           - V(false) translates the port alone, for addresses that are routed beyond this host.
           - Defaults to V(true). Only with O(services[].addresses).
         type: raw
+        version_added: 0.2.0
       protocols:
         description:
           - A list of the protocols that are fenced, out of V(tcp), V(udp), V(sctp), V(dccp) and V(udplite).
@@ -103,18 +108,21 @@ options:
           - With V(false), each socket has a port of its own, and keeps it for as long as TCP holds it in TIME_WAIT.
           - Defaults to V(false). Only with O(services[].assignment=bpf) and O(services[].assignment=auto).
         type: raw
+        version_added: 0.2.0
       listen_ports:
         description:
           - Ports that the units of the service listen on, such as V(4317), a range or a list, empty for none.
           - Where it is given, systemd keeps the units from binding to any other port than these and O(services[].source_ports)
             (C(SocketBindAllow=), systemd 249 or newer). Only with O(services[].unit) and O(services[].assignment=app).
         type: raw
+        version_added: 0.2.0
       namespace:
         description:
           - A mapping of C(ipv4), C(ipv6) (networks of the veth pair, of which the host has the first address and the namespace the second)
             and C(dns) (a list of name servers), with O(services[].assignment=namespace).
           - Without C(ipv4) and C(ipv6), the networks follow from the first port of the service.
         type: raw
+        version_added: 0.2.0
       on_violation:
         description:
           - What happens to a packet of the service with another source port.

@@ -12,7 +12,7 @@ from ansible_collections.portfence.egress.plugins.plugin_utils._services import 
 DOCUMENTATION = r"""
 name: assignments
 short_description: The assignments that are among services
-version_added: 0.1.0
+version_added: 0.2.0
 author:
   - PortFence contributors (@portfence)
 description:

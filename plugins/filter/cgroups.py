@@ -12,7 +12,7 @@ from ansible_collections.portfence.egress.plugins.plugin_utils._services import 
 DOCUMENTATION = r"""
 name: cgroups
 short_description: The cgroups of net_cls that services call for
-version_added: 0.1.0
+version_added: 0.2.0
 author:
   - PortFence contributors (@portfence)
 description:

@@ -12,7 +12,7 @@ from ansible_collections.portfence.egress.plugins.plugin_utils._services import 
 DOCUMENTATION = r"""
 name: reserved_ports
 short_description: The ports of services that the kernel shall not choose by itself
-version_added: 0.1.0
+version_added: 0.2.0
 author:
   - PortFence contributors (@portfence)
 description:

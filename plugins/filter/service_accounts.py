@@ -13,7 +13,7 @@ from ansible_collections.portfence.egress.plugins.plugin_utils._services import 
 DOCUMENTATION = r"""
 name: service_accounts
 short_description: The accounts that services run as
-version_added: 0.1.0
+version_added: 0.2.0
 author:
   - PortFence contributors (@portfence)
 description:
