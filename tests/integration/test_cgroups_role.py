@@ -13,6 +13,7 @@ from typing import Any, Dict, Iterator
 import pytest
 from lab import Lab, Result
 from net_cls import ROOT, NetClsLab, state
+from test_playbooks import Control
 
 POLICY = {
     "egress_services": {
@@ -37,7 +38,7 @@ def play(lab: Lab, *options: str, then: str = "main", **variables: Any) -> Resul
 
 def cgroups(lab: Lab) -> Dict[str, int]:
     """The classids of the cgroups there are."""
-    shown = lab.run(["sh", "-c", f"cd {ROOT} && grep . */net_cls.classid"], check=False).out
+    shown = lab.run(["sh", "-c", f"cd {ROOT} && grep -H . */net_cls.classid"], check=False).out
     return {line.partition("/")[0]: int(line.partition(":")[2]) for line in shown.splitlines()}
 
 
@@ -67,6 +68,19 @@ def test_cgroups_of_a_policy(lab: Lab) -> None:
     assert state(lab) == before
     assert "changed=1" in play(lab, cgroups_services=[], cgroups_purge=True).out
     assert state(lab) == start
+
+
+def test_rollback_to_a_fence_without_the_class(lab: Lab) -> None:
+    """Units in the inventory, of a service that the fence of before had not, don't keep it from coming back."""
+    control = Control(lab)
+    lab.narrow()
+    both = {"myapp": {"source_ports": "51000-51999"}, "legacy": {"source_ports": "50000-50999", "classid": "10:1"}}
+    assert control.play("portfence.egress.site", egress_services={"myapp": both["myapp"]}).rc == 0
+    assert control.play("portfence.egress.site", egress_services=both, egress_classid_units={"legacy": []}).rc == 0
+    assert cgroups(lab) == {"legacy": 0x100001}
+    back = control.play("portfence.egress.rollback", egress_classid_units={"legacy": []})
+    assert back.rc == 0 and "1 service, changed, probe passed" in back.out, back.out
+    assert cgroups(lab) == {}
 
 
 def test_units_of_unknown_services(lab: Lab) -> None:
