@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict
 
 import pytest
 from lab import REPOSITORY, LabError
@@ -27,24 +28,25 @@ import report
 import reuse
 from field import Field, Lab, compile_load, prove, services
 
-ROWS = {
+ROWS: Dict[str, Any] = {
     "packet_path": partial(packet_path.run, sizes=(1, 2)),
     "connect": connect.run,
     "module": partial(module.run, sizes=(1, 2)),
     "boot": partial(boot.run, sizes=(1, 2)),
     "memory": partial(memory.run, sizes=(500,)),
     "reuse": partial(reuse.run, patience=1),
-    "site": partial(playbook.run, sizes=(1, 2), builtin_sizes=(1,)),
-    "fleet": partial(fleet.run, fleets=(2,)),
     "controller": partial(controller.run, sizes=(10, 20)),
 }
+if os.environ.get("PORTFENCE_LONG") == "1":
+    # Those that run Ansible on hosts take as long as all others together.
+    ROWS["site"] = partial(playbook.run, sizes=(1, 2), builtin_sizes=(1,))
+    ROWS["fleet"] = partial(fleet.run, fleets=(2,))
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_row(name: str, tmp_path: Path) -> None:
-    run: Any = ROWS[name]
     with Field(compile_load(tmp_path)) as place:
-        row = run(place, rounds=1)
+        row = ROWS[name](place, rounds=1)
     assert row.name == name
     for measured in row.measured:
         assert len(measured.samples) >= 2
