@@ -8,7 +8,7 @@ The library is imported where it is used: most policies have no addresses, and m
 
 from __future__ import annotations
 
-from typing import List, Sequence, Tuple
+from typing import Iterable, List, Sequence, Tuple
 
 _NETWORK = "accepted: an IPv4 or IPv6 address, or a network such as 10.88.0.0/16 or fd00:1::/64, or a list of them"
 
@@ -32,6 +32,17 @@ def read_network(value: object) -> str:
     if network.prefixlen == 0:
         raise ValueError(f"it is every address; {_NETWORK}")
     return text
+
+
+def holds(networks: Iterable[str], address: object) -> bool:
+    """Whether an address, or what somebody wrote for one, is in one of these networks."""
+    import ipaddress
+
+    try:
+        found = ipaddress.ip_address(str(address))
+    except ValueError:
+        return False
+    return any(found in ipaddress.ip_network(network) for network in networks)
 
 
 def read_address(value: object) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, timezone
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple, Union
 
+from ansible_collections.portfence.egress.plugins.module_utils._addresses import holds
 from ansible_collections.portfence.egress.plugins.module_utils._allocator import Holding, Key
 from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._fleet import HostPolicy
@@ -210,11 +211,6 @@ def networks(variable: str, value: Any, problems: List[Problem]) -> Tuple[str, .
             path = f"{variable}[{index}]" if listed is value else variable
             problems.append(Problem(path, f"found {shown(item)}; accepted: {_NETWORKS}"))
     return tuple(found)
-
-
-def holds(listed: Iterable[str], address: Address) -> bool:
-    """Whether an address is in one of these networks."""
-    return any(address in ip_network(item) for item in listed)
 
 
 def identify(

@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, Optional, Sequence, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils._addresses import holds
 from ansible_collections.portfence.egress.plugins.module_utils._cgroups import UnitCgroup
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
@@ -160,10 +161,7 @@ def _of_group(packet: Packet, rules: ServiceRules) -> bool:
 def _comes_from(packet: Packet, rules: ServiceRules) -> bool:
     if packet.address is None or not rules.addresses or rules.interface not in (None, packet.interface):
         return False
-    import ipaddress
-
-    address = ipaddress.ip_address(packet.address)
-    return any(address in ipaddress.ip_network(network) for network in rules.addresses)
+    return holds(rules.addresses, packet.address)
 
 
 def origin(service: Service) -> Dict[str, Any]:

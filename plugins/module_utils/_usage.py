@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Match, Optional, Sequence
 
+from ansible_collections.portfence.egress.plugins.module_utils._addresses import holds
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import origin
@@ -174,16 +175,7 @@ class Traffic:
     def flows(self, ports: PortSet, *, networks: Sequence[str] = ()) -> List[Flow]:
         """The connections that others see with one of these source ports: those of the host itself, or what it forwards from networks (CIDR)."""
         found = [flow for part in ports for flow in self._flows[bisect_left(self._ports, part.low) : bisect_right(self._ports, part.high)]]
-        return [flow for flow in found if (_inside(flow.source, networks) if networks else flow.source in self._addresses)]
-
-
-def _inside(source: str, networks: Sequence[str]) -> bool:
-    import ipaddress  # few services need it
-
-    try:
-        return any(ipaddress.ip_address(source) in ipaddress.ip_network(network) for network in networks)
-    except ValueError:
-        return False
+        return [flow for flow in found if (holds(networks, flow.source) if networks else flow.source in self._addresses)]
 
 
 def usage(item: Resolved, traffic: Traffic) -> Dict[str, Any]:
@@ -207,26 +199,21 @@ def usage(item: Resolved, traffic: Traffic) -> Dict[str, Any]:
         "busiest_destination": None,
         "use": None,
     }
+    flows: List[Flow] = []
     if service.assignment != "rewrite" and not networks:
         held = {(socket.protocol, socket.port) for socket in traffic.sockets.inside(service.source_ports)}
-        used = Counter(protocol for protocol, _port in held)
-        result["ports_in_use"] = {protocol: used[protocol] for protocol in protocols}
-        result["use"] = max((used[protocol] for protocol in protocols), default=0) / service.source_ports.size
     elif traffic.tracked:
-        mine = [flow for flow in traffic.flows(service.source_ports, networks=networks) if flow.protocol in protocols]
-        used = Counter(protocol for protocol, _port in {(flow.protocol, flow.wire_port) for flow in mine})
-        result["ports_in_use"] = {protocol: used[protocol] for protocol in protocols}
-        if service.assignment != "rewrite":
-            result["use"] = max(result["ports_in_use"].values(), default=0) / service.source_ports.size
-            return result
-        busiest = Counter((flow.protocol, flow.destination, flow.destination_port) for flow in mine).most_common(1)
-        if busiest:
-            (protocol, address, port), count = busiest[0]
-            result["busiest_destination"] = {
-                "protocol": protocol,
-                "address": address,
-                "port": port,
-                "connections": count,
-            }
-        result["use"] = (busiest[0][1] if busiest else 0) / service.source_ports.size
+        flows = [flow for flow in traffic.flows(service.source_ports, networks=networks) if flow.protocol in protocols]
+        held = {(flow.protocol, flow.wire_port) for flow in flows}
+    else:
+        return result
+    used = Counter(protocol for protocol, _port in held)
+    result["ports_in_use"] = {protocol: used[protocol] for protocol in protocols}
+    most = max(result["ports_in_use"].values(), default=0)
+    busiest = Counter((flow.protocol, flow.destination, flow.destination_port) for flow in flows).most_common(1)
+    if service.assignment == "rewrite" and busiest:
+        keys = ("protocol", "address", "port")
+        most = busiest[0][1]
+        result["busiest_destination"] = {**dict(zip(keys, busiest[0][0])), "connections": most}
+    result["use"] = most / service.source_ports.size
     return result

@@ -14,8 +14,9 @@ from types import SimpleNamespace
 from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Set, Tuple
 
 from ansible.errors import AnsibleError
+from ansible_collections.portfence.egress.plugins.module_utils._addresses import holds
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
-from ansible_collections.portfence.egress.plugins.module_utils._identify import Address, Place, holds, networks, plain
+from ansible_collections.portfence.egress.plugins.module_utils._identify import Address, Place, networks, plain
 from ansible_collections.portfence.egress.plugins.module_utils._policy import VARIABLE
 from ansible_collections.portfence.egress.plugins.module_utils._pools import read_name
 from ansible_collections.portfence.egress.plugins.plugin_utils._fleet_variables import Fleet, templated
