@@ -46,12 +46,12 @@ class Server:
     def begin(self, enter: Sequence[str], **request: Any) -> None:
         """Let something run, and don't wait for it.
 
-        :param enter: nsenter(1) and its options that lead to the lab.
+        :param enter: what stands before a command to run it in the lab: nsenter(1), its options, "--".
         :param request: ``module``, with ``arguments``, what Ansible gives it, or ``command``; ``supervised``, what Supervisor() takes, if
             there is to be one; ``env``, variables beside PATH, HOME and LC_ALL.
         """
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"enter": [part for part in enter if part.startswith("--") and "=" in part], **request}) + "\n")
+        self._process.stdin.write(json.dumps({"enter": enter[1:-1], **request}) + "\n")
         self._process.stdin.flush()
 
     def finish(self) -> Dict[str, Any]:

@@ -38,7 +38,7 @@ ROWS: Dict[str, Any] = {
     "controller": partial(controller.run, sizes=(10, 20)),
 }
 if os.environ.get("PORTFENCE_LONG") == "1":
-    # Those that run Ansible on hosts take as long as all others together.
+    # Those that run Ansible on hosts take longest.
     ROWS["site"] = partial(playbook.run, sizes=(1, 2), builtin_sizes=(1,))
     ROWS["fleet"] = partial(fleet.run, fleets=(2,))
 
