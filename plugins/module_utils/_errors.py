@@ -17,6 +17,10 @@ class HostError(PortFenceError):
     """The host refused: a command failed, a file can't be written, a program is missing."""
 
 
+class UnavailableError(HostError):
+    """A program is missing, or too old: another one may do in its place."""
+
+
 def shown(value: Any) -> str:
     """Any value as a short piece of a message, without control characters; containers by their kind alone."""
     if isinstance(value, Mapping):

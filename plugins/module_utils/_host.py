@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import IO, Iterator, List, Optional, Sequence, Union
 
 from ansible_collections.portfence.egress.plugins.module_utils import _boot_lock
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, UnavailableError
 
 LOCK_PATH = "/run/portfence.lock"
 LOCK_WAIT = 60.0
@@ -66,10 +66,10 @@ class Host:
         return None
 
     def program(self, name: str, *, package: str) -> str:
-        """The path of a program. Raises HostError that names the package which brings it."""
+        """The path of a program. Raises UnavailableError that names the package which brings it."""
         path = self.find(name)
         if path is None:
-            raise HostError(f"the program {name} was not found in {_PATH}; install the package {package}")
+            raise UnavailableError(f"the program {name} was not found in {_PATH}; install the package {package}")
         return path
 
     def run(self, args: Sequence[str], *, data: Optional[str] = None, check: bool = True) -> Result:

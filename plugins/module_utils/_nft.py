@@ -9,7 +9,7 @@ import re
 from typing import Dict, List, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _json
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, UnavailableError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import (
     Listing,
@@ -32,7 +32,7 @@ class Nft:
     """Reads and changes nftables through the nft program."""
 
     def __init__(self, host: Host) -> None:
-        """Raises HostError when nft is missing or too old."""
+        """Raises UnavailableError when nft is missing or too old, HostError when it fails."""
         self._host = host
         self.path = host.program("nft", package="nftables")
         self.version = self._version()
@@ -44,7 +44,7 @@ class Nft:
             raise HostError(f"{self.path} --version printed {printed.strip()!r}, which has no version in it")
         if tuple(int(part or 0) for part in found.groups()) < OLDEST:
             needed = ".".join(str(part) for part in OLDEST)
-            raise HostError(f"{self.path} is version {found.group(0)[1:]}; the fence needs nft {needed} or newer")
+            raise UnavailableError(f"{self.path} is version {found.group(0)[1:]}; the fence needs nft {needed} or newer")
         return found.group(0)[1:]
 
     def knows_cgroups(self) -> bool:

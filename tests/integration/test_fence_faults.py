@@ -130,6 +130,18 @@ def test_nft_crashes(host: Lab, when: str) -> None:
     assert not host.module("fence", services=[MYAPP])["changed"]
 
 
+@pytest.mark.parametrize("when", ["--version", "list"])
+def test_nft_is_killed_before_there_is_a_fence(host: Lab, when: str) -> None:
+    """That is no reason to take iptables, which the host has as well."""
+    before = rules(host)
+    fake_nft(host, f'#!/bin/sh\ncase " $* " in *" {when} "*) kill -KILL $$;; esac\nexec /run/nft "$@"\n')
+    results = [host.module("fence", services=[MYAPP]), host.module("fence_info")]
+    remove_fake(host)
+    assert all(result.get("failed") and "signal 9" in result["msg"] for result in results), results
+    assert rules(host) == before
+    assert host.module("fence", services=[MYAPP])["backend"] == "nftables"
+
+
 def test_kernel_refuses_at_the_last_moment(host: Lab) -> None:
     """The dry run passes, then the real load fails: nothing is left half-done."""
     host.module("fence", services=[MYAPP])
