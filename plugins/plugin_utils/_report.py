@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
@@ -14,6 +15,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._ports import Por
 from ansible_collections.portfence.egress.plugins.plugin_utils._report_page import PAGE
 from jinja2 import Environment, StrictUndefined
 
+# Unicode's explicit directional formatting characters (UAX #9, 2): what stands behind them can be shown in another order.
+_DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # Share of a service's ports beyond which it is in want of more.
 NARROW = 0.8
 
@@ -165,9 +168,14 @@ def _without_probes(counts: Optional[Mapping[str, int]]) -> Optional[int]:
 
 
 def to_html(report: Report) -> str:
-    """One page that needs nothing else. Whatever comes from hosts is escaped by the template engine."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    """One page that needs nothing else. Whatever comes from hosts is escaped by the template engine, and changes no direction of text."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_undirected)
     return environment.from_string(PAGE).render(report=report, narrow=NARROW)
+
+
+def _undirected(value: Any) -> Any:
+    """A value as it is, with characters that direct text as they are written in JSON."""
+    return _DIRECTIONS.sub(lambda found: f"\\u{ord(found[0]):04x}", value) if isinstance(value, str) else value
 
 
 def to_json(report: Report) -> str:

@@ -57,7 +57,7 @@ input { padding: 0.3rem 0.5rem; max-width: 100%; }
 <h2>Hosts that were not read</h2>
 <ul>
 {% for host, reason in report.silent %}
-<li><strong>{{ host }}</strong>: {{ reason }}</li>
+<li><strong><bdi>{{ host }}</bdi></strong>: <bdi>{{ reason }}</bdi></li>
 {% endfor %}
 </ul>
 {% endif %}
@@ -66,7 +66,7 @@ input { padding: 0.3rem 0.5rem; max-width: 100%; }
 <h2>Hosts whose fence is not what was applied</h2>
 <ul>
 {% for host, drift in report.drifted %}
-<li><strong>{{ host }}</strong> would: {{ drift }}</li>
+<li><strong><bdi>{{ host }}</bdi></strong> would: <bdi>{{ drift }}</bdi></li>
 {% endfor %}
 </ul>
 {% endif %}
@@ -103,7 +103,7 @@ input { padding: 0.3rem 0.5rem; max-width: 100%; }
 <p>More than {{ (narrow * 100) | round | int }} % of the ports are in use; with rewrite, towards the busiest destination.</p>
 <ul>
 {% for line in report.narrow %}
-<li><strong>{{ line.service }}</strong> on {{ line.host }}: {{ (line.use * 100) | round(1) }} % of {{ line.capacity }} ports</li>
+<li><strong><bdi>{{ line.service }}</bdi></strong> on <bdi>{{ line.host }}</bdi>: {{ (line.use * 100) | round(1) }} % of {{ line.capacity }} ports</li>
 {% endfor %}
 </ul>
 {% endif %}

@@ -72,6 +72,20 @@ def test_names_are_never_markup(browser: Browser, tmp_path: Path) -> None:
     assert browser.ask("[...document.querySelectorAll('#rows > .row')].map(item => item.dataset.host)") == names
 
 
+@pytest.mark.parametrize("host", ["\u202eabc", "\u2069\u202eabc", "\u05d0\u05d1"], ids=["override", "isolate that ends", "Hebrew"])
+def test_names_do_not_turn_other_text(browser: Browser, tmp_path: Path, host: str) -> None:
+    """What stands behind a name in the page is seen behind it: how full its services are."""
+    show(browser, tmp_path, {host: {**fleet()["web1"], "services": {"crawler": FULL}}})
+    item = "[...document.querySelectorAll('li')].find(item => item.querySelectorAll('bdi').length == 2)"
+    name = browser.ask(f"(() => {{ const at = {item}.querySelectorAll('bdi')[1].getBoundingClientRect(); return [at.left, at.right]; }})()")
+    behind = browser.ask(
+        f"(() => {{ const range = document.createRange(); range.selectNode({item}.lastChild);"
+        " const at = range.getBoundingClientRect(); return [range.toString(), at.left]; })()"
+    )
+    assert behind[0] == ": 90.0 % of 1000 ports"
+    assert name[0] < name[1] <= behind[1] + 1
+
+
 def test_nothing_is_asked_for_from_outside(browser: Browser, tmp_path: Path) -> None:
     browser.requests.clear()
     show(browser, tmp_path, fleet())

@@ -211,7 +211,9 @@ def test_files_with_anything_in_them_are_told_in_a_line(name: str) -> None:
 def test_a_report_shows_what_hosts_say_as_it_is(text: str) -> None:
     info = {"in_sync": False, "drift": [text], "services": {}, "last_change": {"at": text, "by": text}}
     page = to_html(build({text: info, f"{text}!": {"failed": True, "msg": text}}, when="now"))
-    assert page.count(html.escape(text).replace("&quot;", "&#34;")) == 8
+    written = text.replace("\u202e", "\\u202e")
+    assert page.count(html.escape(written).replace("&quot;", "&#34;")) == 8
+    assert "\u202e" not in page
 
 
 def module(name: str, **parameters: Any) -> Dict[str, Any]:
