@@ -41,7 +41,7 @@ from typing import Callable, Collection, Dict, List, Mapping, Optional, Sequence
 
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange, PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset, ServiceRules
-from ansible_collections.portfence.egress.plugins.module_utils._service import LOG_LEVELS, PREFIX_BYTES, PROTOCOLS
+from ansible_collections.portfence.egress.plugins.module_utils._service import LOG_CEILING, LOG_LEVELS, PREFIX_BYTES, PROTOCOLS
 
 FAMILIES = (4, 6)
 HOOKS = {"raw": "OUTPUT", "nat": "POSTROUTING", "mangle": "POSTROUTING", "filter": "OUTPUT"}
@@ -68,6 +68,8 @@ _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _FASTEST = 10000
 # Shorter than in nftables, so that a name has room: no byte of struct xt_log_info is left behind these.
 _LOGGED_NAME = PREFIX_BYTES["iptables"] - len("violation : ")
+# What all rules of a family may log together: without a mode, hashlimit has one bucket for each name.
+_LOG_LIMIT = f"-m hashlimit --hashlimit-upto {LOG_CEILING}/second --hashlimit-burst {LOG_CEILING} --hashlimit-name portfence"
 _REJECTS = {4: "icmp-port-unreachable", 6: "icmp6-port-unreachable"}
 
 # Chain to its rules, without "-A" and the chain's name.
@@ -338,7 +340,7 @@ def _log(rules: ServiceRules, event: str) -> str:
     burst = max(1, min(5, number * _SECONDS["day"] // _SECONDS[unit]))
     level = LOG_LEVELS.index(rules.log.level)
     return (
-        f"-m limit --limit {rules.log.rate} --limit-burst {burst}"
+        f"-m limit --limit {rules.log.rate} --limit-burst {burst} {_LOG_LIMIT}"
         f' -j LOG --log-prefix "{prefix}" --log-level {level} --log-uid'
     )
 

@@ -73,10 +73,11 @@ class Dispatch(NamedTuple):
 
 
 class Table:
-    """Text of one table, in the order in which nft 1.0.6 can resolve it: counters, chains, maps, base chains."""
+    """Text of one table, in the order in which nft 1.0.6 can resolve it: counters, limits, chains, maps, base chains."""
 
     def __init__(self) -> None:
         self.counters: List[str] = []
+        self.limits: List[str] = []
         self.chains: List[str] = [chain(MARKER, [])]
         self.maps: List[str] = []
         self.base: List[str] = []
@@ -98,7 +99,7 @@ class Table:
     @property
     def text(self) -> str:
         """All that stands between the table's braces."""
-        return "".join([*self.counters, *self.chains, *self.maps, *self.base])
+        return "".join([*self.counters, *self.limits, *self.chains, *self.maps, *self.base])
 
 
 def chain(name: str, lines: Iterable[str]) -> str:

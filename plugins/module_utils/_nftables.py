@@ -30,7 +30,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._nft_table import
 )
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset, ServiceRules
-from ansible_collections.portfence.egress.plugins.module_utils._service import PROTOCOLS
+from ansible_collections.portfence.egress.plugins.module_utils._service import LOG_CEILING, PROTOCOLS
 
 TABLE = "portfence"
 CHECK_FAMILY = "inet"
@@ -50,6 +50,10 @@ ZONE_PRIORITY = -300
 _NOT_OPENING = "tcp flags & (fin | syn | rst | ack) != syn accept"
 _PORT_MAP = "type inet_service : verdict; flags interval;"
 _LEVELS = {"warning": "warn"}
+
+# What all rules of the table may log together: one object, which each of them asks.
+LOG_LIMIT = "logged"
+LOG_LIMIT_TEXT = f"\tlimit {LOG_LIMIT} {{ rate {LOG_CEILING}/second burst {LOG_CEILING} packets }}\n"
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,8 @@ def needs_nat(ruleset: Ruleset) -> bool:
 
 def _check_table(ruleset: Ruleset) -> Table:
     table = Table()
+    if ruleset.services:
+        table.limits.append(LOG_LIMIT_TEXT)
     for rules in ruleset.services:
         table.counters.append(f"\tcounter violations_{rules.name} {{ packets 0 bytes 0 }}\n")
         table.chains.append(_check_chain(rules))
@@ -362,7 +368,7 @@ def _log(rules: ServiceRules, event: str) -> str:
     if prefix is None:
         prefix = f"portfence {event} {rules.name}: "
     level = _LEVELS.get(rules.log.level, rules.log.level)
-    return f'limit rate {rules.log.rate} log prefix "{prefix}" level {level} flags skuid'
+    return f'limit rate {rules.log.rate} limit name "{LOG_LIMIT}" log prefix "{prefix}" level {level} flags skuid'
 
 
 def _assign_chain(rules: ServiceRules) -> str:

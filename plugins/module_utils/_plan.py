@@ -21,11 +21,18 @@ from ansible_collections.portfence.egress.plugins.module_utils._nft_listing impo
     names_of,
     without_elements,
 )
-from ansible_collections.portfence.egress.plugins.module_utils._nftables import CHECK_FAMILY, TABLE, Fence, emptied
+from ansible_collections.portfence.egress.plugins.module_utils._nftables import (
+    CHECK_FAMILY,
+    LOG_LIMIT,
+    LOG_LIMIT_TEXT,
+    TABLE,
+    Fence,
+    emptied,
+)
 from ansible_collections.portfence.egress.plugins.module_utils._service import Declared
 
 # Kinds of objects that stay unless they differ from what is wanted (rules are flushed with their chains).
-_KEPT = {"table", "chain", "rule", "counter"}
+_KEPT = {"table", "chain", "rule", "counter", "limit"}
 
 
 def merge(
@@ -90,6 +97,8 @@ def transaction(
         for name, chain in _by_name(now, "chain").items():
             if declared.get(name) != chain:
                 lines.append(f"delete chain {table} {name}")
+        limits = _by_name(then, "limit")
+        lines.extend(f"delete limit {table} {name}" for name, limit in _by_name(now, "limit").items() if limits.get(name) != limit)
         counters = names_of(then, "counter")
         lines.extend(f"delete counter {table} {name}" for name in names_of(now, "counter") if name not in counters)
     return "\n".join([*lines, fence.body, *member_commands(fence, cgroups)])
@@ -125,12 +134,15 @@ def preparation(*, live: Mapping[str, Listing], wanted: Listing, fence: Fence) -
         counters = [name for name in names_of(then, "counter") if name not in names_of(now, "counter")]
         # Those that look into a map lead to the others, and are not led to by owners.
         new = {name: text for name, text in chains.items() if name not in known and "@" not in text}
+        limits = [LOG_LIMIT] if LOG_LIMIT in names_of(then, "limit") and LOG_LIMIT not in names_of(now, "limit") else []
         table = f"{family} {TABLE}"
-        body = "".join([*(f"\tcounter {name} {{ packets 0 bytes 0 }}\n" for name in counters), *new.values()])
+        objects = [*(f"\tcounter {name} {{ packets 0 bytes 0 }}\n" for name in counters), *(LOG_LIMIT_TEXT for _name in limits)]
+        body = "".join([*objects, *new.values()])
         add.append(f"table {table} {{\n{body}}}\n")
         undo.extend(f"flush chain {table} {name}\n" for name in new)
         undo.extend(f"delete chain {table} {name}\n" for name in new)
         undo.extend(f"delete counter {table} {name}\n" for name in counters)
+        undo.extend(f"delete limit {table} {name}\n" for name in limits)
     return Preparation("".join(add), "".join(undo))
 
 

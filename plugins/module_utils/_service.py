@@ -23,6 +23,8 @@ HIGHEST_ID = 2**32 - 2
 # Bytes that fit before the kernel cuts: NF_LOG_PREFIXLEN (128 with the final NUL) for nftables, struct
 # xt_log_info (30 with the final NUL) for the LOG target of iptables.
 PREFIX_BYTES = {"nftables": 127, "iptables": 29}
+# Lines a second, and at once, that all rules of a host may log together: each has its own rate, and there may be thousands of them.
+LOG_CEILING = 50
 
 KEYS = (
     "source_ports",

@@ -178,7 +178,7 @@ class _Loader:
         expected = {
             (kind, family, name)
             for family, table in read(compiled.fence.body).items()
-            for kind, names in (("chain", table.chains), ("map", table.maps), ("counter", table.counters))
+            for kind, names in (("chain", table.chains), ("map", table.maps), ("counter", table.counters), ("limit", table.limits))
             for name in names
         }
         listing = json.loads(self._nft.run(f"flush ruleset\n{compiled.fence.text}\nlist ruleset\n"))["nftables"]

@@ -81,7 +81,7 @@ def _references(part: Any) -> Iterator[str]:
         for key, value in part.items():
             if key in ("jump", "goto"):
                 yield value["target"]
-            elif key == "counter" and isinstance(value, str):
+            elif key in ("counter", "limit") and isinstance(value, str):
                 yield value
             else:
                 yield from _references(value)

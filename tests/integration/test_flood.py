@@ -22,6 +22,8 @@ from lab import Lab
 
 # Packets that a limit lets pass at once, beside its rate: nft's default, and what the fence gives iptables.
 BURST = 5
+# What all rules together may log: so many lines a second, and as many at once. iptables has one for each family.
+CEILING = 50
 SERVICES: List[Dict[str, Any]] = [
     {"name": "dropping", "user": str(MYAPP), "source_ports": "50000-50999", "assignment": "app"},
     {"name": "rejecting", "user": str(OTHER), "source_ports": "52000-52999", "assignment": "app", "on_violation": "reject", "log": {"rate": "60/minute"}},
@@ -78,7 +80,9 @@ def flood(lab: Lab, *, seconds: int) -> Dict[int, int]:
 class NftablesLog:
     """Lines that each rule of the fence would have written to the kernel log since this was made."""
 
-    _RULE = re.compile(r"(limit rate \S+(?: burst \d+ packets)?)(?: counter packets (\d+) bytes \d+)? (log prefix .*) # handle (\d+)$")
+    _RULE = re.compile(
+        r'(limit rate \S+(?: burst \d+ packets)? limit name "logged")(?: counter packets (\d+) bytes \d+)? (log prefix .*) # handle (\d+)$'
+    )
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -121,7 +125,7 @@ class IptablesLog:
             for table in ("raw", "mangle", "nat", "filter"):
                 for line in self._lab.run([f"{program}-save", "-c", "-t", table]).out.splitlines():
                     if " -j LOG " in line:
-                        assert " -m limit " in line, f"a log without a limit: {line}"
+                        assert " -m limit " in line and " -m hashlimit " in line, f"a log without a limit: {line}"
                         place = f"{program} {table} {line.split()[2]}"
                         assert place not in counts, f"a second log: {line}"
                         counts[place] = int(line[1:].partition(":")[0])
@@ -171,6 +175,29 @@ def test_a_flood_fills_neither_log_nor_fence(lab: Lab, backend: str) -> None:
         assert blocked(lab, protocol, family=family, uid=MYAPP, source_port=40001)
         assert blocked(lab, protocol, family=family, uid=OTHER, source_port=50001)
         assert passes(lab, protocol, family=family, uid=MYAPP, source_port=50001) == 50001
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables-nft", "iptables-legacy"])
+def test_the_log_of_a_host_has_a_ceiling(lab: Lab, backend: str) -> None:
+    """An account without a service uses the ports of twenty services, each of which may log ten lines a second."""
+    if backend != "nftables":
+        lab.use_iptables(backend.partition("-")[2])
+    low = int(FLOODS[NOBODY][0])
+    services = [
+        {"name": f"s{number}", "user": str(30000 + number), "source_ports": f"{low + 25 * number}-{low + 25 * number + 24}", "assignment": "app"}
+        for number in range(20)
+    ]
+    assert not lab.module("fence", services=services, backend=lab.backend).get("failed")
+    begin = time.monotonic()
+    log = NftablesLog(lab) if backend == "nftables" else IptablesLog(lab)
+    tried = flood(lab, seconds=3)[NOBODY]
+    lines = log.lines()
+    seconds = time.monotonic() - begin
+    packets = [found["intrusions"]["packets"] for found in lab.module("fence_info")["services"].values()]
+    assert tried > 500 and min(packets) > BURST
+    for family in ("",) if backend == "nftables" else ("iptables ", "ip6tables "):
+        logged = sum(count for place, count in lines.items() if place.startswith(family))
+        assert CEILING <= logged <= CEILING + CEILING * seconds + 1, (lines, seconds)
 
 
 def test_a_flood_leaves_the_ebpf_maps_as_they_are() -> None:

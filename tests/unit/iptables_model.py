@@ -122,7 +122,7 @@ def _match(walk: _Walk, rule: List[str]) -> Tuple[Optional[str], bool, Dict[str,
             inverted = True
             continue
         if word == "-m":
-            assert words.pop(0) in ("tcp", "owner", "multiport", "conntrack", "comment", "limit", "statistic", "cgroup"), rule
+            assert words.pop(0) in ("tcp", "owner", "multiport", "conntrack", "comment", "limit", "hashlimit", "statistic", "cgroup"), rule
             continue
         if word in ("--log-uid",):
             continue
@@ -201,6 +201,9 @@ _MATCHES: Dict[str, Callable[[_Walk, str], bool]] = {
     "--comment": _comment,
     "--limit": lambda walk, value: not walk.chances.limited,
     "--limit-burst": lambda walk, value: 1 <= int(value) <= 5,
+    "--hashlimit-upto": _same("50/second"),
+    "--hashlimit-burst": _same("50"),
+    "--hashlimit-name": _same("portfence"),
     "--mode": _same("random"),
     "--probability": _probability,
 }

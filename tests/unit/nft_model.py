@@ -78,6 +78,7 @@ class Table:
     chains: Dict[str, List[str]] = field(default_factory=dict)
     maps: Dict[str, List[Tuple[Any, Any, str]]] = field(default_factory=dict)
     counters: List[str] = field(default_factory=list)
+    limits: List[str] = field(default_factory=list)
     members: Tuple[Member, ...] = ()
 
 
@@ -111,6 +112,9 @@ def read(body: str, *, members: Sequence[Member] = ()) -> Dict[str, Table]:
         elif found := re.fullmatch(r"counter (\S+) \{ packets 0 bytes 0 \}", text):
             assert found[1] not in table.counters, text
             table.counters.append(found[1])
+        elif text.startswith("limit ") and inside == "":
+            assert text == "limit logged { rate 50/second burst 50 packets }" and not table.limits, text
+            table.limits.append("logged")
         elif found := re.fullmatch(r"chain (\S+) \{", text):
             assert found[1] not in table.chains, text
             chain = table.chains[found[1]] = []
@@ -162,6 +166,7 @@ def _check_references(table: Table) -> None:
     # Interfaces are between quotes, and can have this character in their name.
     assert set(re.findall(r"@(\S+)", re.sub(r'"[^"]*"', "", rules))) == set(table.maps)
     assert set(re.findall(r'counter name "([^"]+)"', rules)) == set(table.counters)
+    assert set(re.findall(r'limit name "([^"]+)"', rules)) == set(table.limits)
     for elements in table.maps.values():
         ordered = sorted(elements)
         assert all(before[1] < after[0] for before, after in zip(ordered, ordered[1:])), f"overlapping keys: {ordered}"
@@ -349,6 +354,7 @@ _STATEMENTS: List[Tuple[re.Pattern[str], Callable[[_Walk, re.Match[str]], Option
             lambda walk, found: _when(walk.chances.random(int(found[1])) < int(found[2])),
         ),
         (r"limit rate [1-9]\d*/(?:second|minute|hour|day)", lambda walk, found: _when(not walk.chances.limited)),
+        (r'limit name "logged"', lambda walk, found: ""),
         (r'log prefix "([^"]{1,127})" level (?:emerg|alert|crit|err|warn|notice|info|debug) flags skuid', _log),
         (r'counter name "([^"]+)"', _count),
         (r"reject with (?:tcp reset|icmpx type port-unreachable)", lambda walk, found: "reject"),

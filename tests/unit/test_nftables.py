@@ -38,7 +38,7 @@ def test_packets_meet_as_many_rules_with_one_service_as_with_many() -> None:
     assert chain(fence_of(ONE).tables["ip"], "postrouting") == chain(fence_of(MANY).tables["ip"], "postrouting")
     assert chain(fence_of(MANY).body, "check_s7") == [
         "th sport 10070-10078 accept",
-        'limit rate 10/second log prefix "portfence violation s7: " level warn flags skuid',
+        'limit rate 10/second limit name "logged" log prefix "portfence violation s7: " level warn flags skuid',
         'counter name "violations_s7" drop',
     ]
 
@@ -101,7 +101,7 @@ def test_a_log_stands_before_its_drop_and_has_a_limit() -> None:
         "b": {"source_ports": 1, "user": 5, "on_violation": "log", "log": {"prefix": "P: ", "level": "info", "rate": "1/hour"}},
     }
     text = fence_of(services).body
-    limits = {"a": "limit rate 10/second log prefix", "b": "limit rate 1/hour log prefix"}
+    limits = {"a": 'limit rate 10/second limit name "logged" log prefix', "b": 'limit rate 1/hour limit name "logged" log prefix'}
     for name in ("check_a", "refuse_a", "guard_a", "check_b", "guard_b"):
         rules = chain(text, name)
         logs = [index for index, rule in enumerate(rules) if " log " in rule]

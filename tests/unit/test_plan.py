@@ -89,15 +89,21 @@ def test_the_first_load() -> None:
 
 
 def test_what_stays_is_not_deleted() -> None:
-    """A counter keeps its count; a base chain that were deleted would let packets through in between."""
-    now = table(chain("old"), chain("c"), chain("base", 110), {"counter": {"name": "violations_a"}}, RANGES)
-    then = table(chain("c"), chain("base", 110), {"counter": {"name": "violations_a"}}, RANGES)
+    """A counter keeps its count, a limit what was used of it; a base chain that were deleted would let packets through in between."""
+    objects = {"counter": {"name": "violations_a"}}, {"limit": {"name": "logged", "rate": 50}}, RANGES
+    now = table(chain("old"), chain("c"), chain("base", 110), *objects)
+    then = table(chain("c"), chain("base", 110), *objects)
     assert commands(_plan.transaction(live={"inet": now}, wanted=then, fence=FENCE, cgroups={})) == [
         "add table inet portfence",
         "flush table inet portfence",
         "delete map inet portfence m",
         "delete chain inet portfence old",
     ]
+
+
+def test_a_limit_that_differs_is_made_anew() -> None:
+    now, then = (table({"limit": {"name": "logged", "rate": rate}}) for rate in (500, 50))
+    assert "delete limit inet portfence logged" in commands(_plan.transaction(live={"inet": now}, wanted=then, fence=FENCE, cgroups={}))
 
 
 def owners(**chains: str) -> Dict[str, Any]:
@@ -135,6 +141,17 @@ def test_a_new_chain_is_there_before_owners_are_led_to_it() -> None:
     # Somebody who was not fenced may come to a new chain in the same step.
     assert _plan.preparation(live={"inet": table(chain("a"), owners(u1="a"))}, wanted=then, fence=fence) == _plan.Preparation()
     assert _plan.preparation(live={}, wanted=then, fence=fence) == _plan.Preparation()
+
+
+def test_the_limit_of_the_host_is_there_before_new_chains_ask_it() -> None:
+    """The first run of a version that has it."""
+    fence = replace(FENCE, chains={"inet": {"b": "B\n"}})
+    now = table(chain("a"), owners(u1="a"))
+    then = table(chain("b"), {"limit": {"name": "logged"}}, owners(u1="b"))
+    assert _plan.preparation(live={"inet": now}, wanted=then, fence=fence) == _plan.Preparation(
+        "table inet portfence {\n\tlimit logged { rate 50/second burst 50 packets }\nB\n}\n",
+        "flush chain inet portfence b\ndelete chain inet portfence b\ndelete limit inet portfence logged\n",
+    )
 
 
 def test_a_map_is_known_before_its_table_is_flushed() -> None:
