@@ -24,22 +24,6 @@ from ansible_collections.portfence.egress.plugins.module_utils._unit_members imp
 _SPARE_IDS = range(65533, 65519, -1)
 
 
-def find_uid(name: str) -> Optional[int]:
-    """The UID of an account, or None."""
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        return None
-
-
-def find_gid(name: str) -> Optional[int]:
-    """The GID of a group, or None."""
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        return None
-
-
 def bystander(services: Sequence[Resolved]) -> Account:
     """An account that belongs to no service: nobody, or ids that nobody has. Raises HostError."""
     uids = {uid for item in services for uid in item.uids}

@@ -18,16 +18,12 @@ from ansible_collections.portfence.egress.plugins.module_utils._backends import 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import INNER_TABLE
+from ansible_collections.portfence.egress.plugins.module_utils._names import find_gid, find_uid
 from ansible_collections.portfence.egress.plugins.module_utils._netns import FAMILIES, ipv6_in_use
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import parse_counters
 from ansible_collections.portfence.egress.plugins.module_utils._policy import conflicts
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet, PortSyntaxError
-from ansible_collections.portfence.egress.plugins.module_utils._probe_accounts import (
-    accounts_of,
-    bystander,
-    find_gid,
-    find_uid,
-)
+from ansible_collections.portfence.egress.plugins.module_utils._probe_accounts import accounts_of, bystander
 from ansible_collections.portfence.egress.plugins.module_utils._probe_client import (
     Client,
     Destination,
@@ -118,7 +114,7 @@ def run_probe(
         ruleset,
         names=names,
         given=_probe.Circumstances(
-            accounts=accounts_of(resolved, other, ruleset=ruleset, host=host),
+            accounts=accounts_of([item for item in resolved if item.service.name in names], other, ruleset=ruleset, host=host),
             host_range={item.service.name for item in resolved if item.service.assignment == "host"},
             strict={item.service.name for item in resolved if item.service.refuses_bind},
             walled={item.service.name: item.service.wall for item in resolved if item.service.wall is not None},
