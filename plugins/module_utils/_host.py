@@ -165,9 +165,10 @@ class Host:
             pass
         except OSError as error:
             raise HostError(f"can't create {path}: {error.strerror}") from error
-        self._check_directory(path)
+        self.check_directory(path)
 
-    def _check_directory(self, path: str) -> None:
+    def check_directory(self, path: str) -> None:
+        """Raises HostError unless this is a directory that root alone may write to."""
         try:
             found = os.lstat(path)
         except OSError as error:

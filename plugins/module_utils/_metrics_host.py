@@ -131,7 +131,9 @@ class MetricsOfHost:
     def install(self, settings: Settings, *, check_mode: bool) -> List[str]:
         """Everything in place and the timer running. What was done, or would be. Raises HostError."""
         wanted = files(settings)
-        changed = [path for path, content in wanted.items() if self._host.read_bytes(path) != content]
+        if os.path.lexists(LIBRARY):
+            self._host.check_directory(LIBRARY)
+        changed = [path for path, content in wanted.items() if self._host.read_bytes(path) != content or self._host.danger(path)]
         changes = [f"write {path}" for path in changed]
         linked = os.path.realpath(LINK) == TIMER
         if not linked:

@@ -27,6 +27,16 @@ PROBE_COUNTS_FILE = f"{RUN}/probe-counts.json"
 TRIED_FILE = f"{RUN}/tried.json"
 
 
+def host_of_root() -> Host:
+    """This machine. Raises HostError unless we are root, and nobody else can change what is in our directories, which root loads at boot."""
+    host = Host()
+    host.require_root()
+    for path in (BASE, FOLDER, f"{BASE}/namespaces.d"):
+        if os.path.lexists(path):
+            host.check_directory(path)
+    return host
+
+
 def path_of(name: str) -> str:
     """The file of a service."""
     return f"{FOLDER}/{name}.json"
@@ -91,10 +101,10 @@ class Store:
     def previous(self) -> Optional[Dict[str, Any]]:
         """What was in force before the last change: ``backend`` (None for no fence) and ``services``, as modules take them.
 
-        None where nothing was stored, or nothing that can be read.
+        None where nothing was stored, or nothing that can be read, or that others than root could have written.
         """
         try:
-            content = _json.load(self._host.read(PREVIOUS_FILE) or "")
+            content = _json.load(self._host.read_own(PREVIOUS_FILE) or "")
             return {"backend": content["backend"], "services": list(content["services"])}
         except (ValueError, KeyError, TypeError):
             return None
@@ -103,7 +113,7 @@ class Store:
         """``at`` (UTC, ISO 8601) and ``by`` of the last change of the services; None where nothing is known of it."""
         try:
             at = time.gmtime(os.stat(PREVIOUS_FILE).st_mtime)
-            return {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", at), "by": str(_json.load(self._host.read(PREVIOUS_FILE) or "")["by"])}
+            return {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", at), "by": str(_json.load(self._host.read_own(PREVIOUS_FILE) or "")["by"])}
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -171,14 +171,13 @@ previous:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.portfence.egress.plugins.module_utils._classid_host import converge
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._module import leave, run_module
+from ansible_collections.portfence.egress.plugins.module_utils._store import host_of_root
 
 
 def run(module: AnsibleModule) -> None:
     """Do what the parameters say, and leave through exit_json. Raises PortFenceError."""
-    host = Host()
-    host.require_root()
+    host = host_of_root()
     result, warnings = converge(host, module.params, check_mode=module.check_mode, diff=module._diff)
     for warning in warnings:
         module.warn(warning)

@@ -74,15 +74,14 @@ changes:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._edge import UNKNOWN
 from ansible_collections.portfence.egress.plugins.module_utils._edge_host import EdgeOfHost
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._identity import parse
 from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
+from ansible_collections.portfence.egress.plugins.module_utils._store import host_of_root
 
 
 def run(module: AnsibleModule) -> None:
     """Do what the parameters say, and leave through exit_json. Raises PortFenceError."""
-    host = Host()
-    host.require_root()
+    host = host_of_root()
     if module.params["state"] == "absent":
         outcome = EdgeOfHost(host).remove(check_mode=module.check_mode)
     else:

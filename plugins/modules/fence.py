@@ -204,16 +204,15 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Request, is_untouched
 from ansible_collections.portfence.egress.plugins.module_utils._argument_spec import services_argument
 from ansible_collections.portfence.egress.plugins.module_utils._backends import CHOICES, NO_BACKEND
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._module import leave, run_module
 from ansible_collections.portfence.egress.plugins.module_utils._names import admin_uids, lookup_on, operator
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
+from ansible_collections.portfence.egress.plugins.module_utils._store import host_of_root
 
 
 def run(module: AnsibleModule) -> None:
     """Do what the parameters say, and leave through exit_json. Raises PortFenceError."""
-    host = Host()
-    host.require_root()
+    host = host_of_root()
     services = module.params["services"]
     if module.params["state"] == "absent":
         services = [{"name": service["name"], "state": "absent"} for service in services]

@@ -206,16 +206,15 @@ services:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, is_untouched
 from ansible_collections.portfence.egress.plugins.module_utils._backends import NO_BACKEND
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._info import gather, port_settings, total
 from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
 from ansible_collections.portfence.egress.plugins.module_utils._names import lookup_on
+from ansible_collections.portfence.egress.plugins.module_utils._store import host_of_root
 
 
 def run(module: AnsibleModule) -> None:
     """Gather and leave through exit_json. Raises PortFenceError."""
-    host = Host()
-    host.require_root()
+    host = host_of_root()
     if is_untouched(host):
         nothing = {"in_sync": True, "drift": [], "assignments": {}, "fallbacks": {}, "previous": None, "last_change": None, "services": {}}
         module.exit_json(changed=False, **NO_BACKEND, **nothing, **port_settings(host), violations=total(()))

@@ -219,16 +219,15 @@ units_to_restart:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._module import leave, run_module
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_apply import Namespaces, Outcome, diff_of, is_untouched, result_of
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import parse_request
+from ansible_collections.portfence.egress.plugins.module_utils._store import host_of_root
 
 
 def run(module: AnsibleModule) -> None:
     """Do what the parameters say, and leave through exit_json. Raises PortFenceError."""
-    host = Host()
-    host.require_root()
+    host = host_of_root()
     request = parse_request(module.params)
     if not request.wanted and is_untouched(host):
         leave(module, **result_of(Outcome()))

@@ -199,16 +199,15 @@ msg:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._argument_spec import services_argument
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._module import fail, leave, run_module
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
 from ansible_collections.portfence.egress.plugins.module_utils._probe_run import check_timeout, parse_target, run_probe
+from ansible_collections.portfence.egress.plugins.module_utils._store import host_of_root
 
 
 def run(module: AnsibleModule) -> None:
     """Do what the parameters say, and leave through exit_json or fail_json. Raises PortFenceError."""
-    host = Host()
-    host.require_root()
+    host = host_of_root()
     declared = parse_list(module.params["services"])
     target = parse_target(module.params["target"])
     check_timeout(module.params["timeout"])

@@ -110,6 +110,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._names import loo
 from ansible_collections.portfence.egress.plugins.module_utils._policy import conflicts, parse_list
 from ansible_collections.portfence.egress.plugins.module_utils._preview import preview
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import resolve
+from ansible_collections.portfence.egress.plugins.module_utils._store import host_of_root
 from ansible_collections.portfence.egress.plugins.module_utils._usage import Socket, parse_sockets
 
 _LONGEST = 3600
@@ -133,8 +134,7 @@ def look(host: Host, sample: int) -> "tuple[Dict[Socket, None], int]":
 
 def run(module: AnsibleModule) -> None:
     """Look, and leave through exit_json. Raises PortFenceError."""
-    host = Host()
-    host.require_root()
+    host = host_of_root()
     sample = module.params["sample"]
     if not 0 <= sample <= _LONGEST:
         raise HostError(f"sample: found {sample}; accepted: 0 to {_LONGEST} seconds")

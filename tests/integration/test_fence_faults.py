@@ -231,6 +231,30 @@ def test_directory_that_others_could_write_to(host: Lab, harm: str, told: str) -
     assert told in refusal(host, MYAPP)
 
 
+@pytest.mark.parametrize("params", [{"services": [MYAPP]}, {"services": []}, {"state": "absent", "purge": True}], ids=["same", "none", "absent"])
+@pytest.mark.parametrize(
+    "harm, told",
+    [
+        ("mv /etc/portfence /home/mine; chown 991 /home/mine; ln -s /home/mine /etc/portfence", "not a directory (a symbolic link is refused as well)"),
+        ("chown 991 /etc/portfence", "belongs to UID 991"),
+        ("chmod 777 /etc/portfence/services.d", "/etc/portfence/services.d belongs to UID 0 with mode 0777"),
+        ("mkdir -m 777 /etc/portfence/namespaces.d", "with mode 0777"),
+    ],
+)
+def test_directory_that_others_can_write_to_since(host: Lab, harm: str, told: str, params: Dict[str, Any]) -> None:
+    """The fence in it is in force: root loads it at the next boot."""
+    host.module("fence", services=[MYAPP])
+    host.run(["sh", "-c", harm])
+    before = rules(host), host.run(["sh", "-c", "ls -lR /etc/portfence/ /home"]).out
+    result = host.module("fence", **params)
+    assert result["failed"] and told in result["msg"]
+    for module in ("fence_info", "port_probe", "network_namespace", "cgroup_classid", "edge", "preview"):
+        required = {"port_probe": {"services": [MYAPP]}, "preview": {"services": [MYAPP]}, "edge": {"identities": []}}
+        answer = host.module(module, **required.get(module, {}))
+        assert answer["failed"] and told in answer["msg"], module
+    assert (rules(host), host.run(["sh", "-c", "ls -lR /etc/portfence/ /home"]).out) == before
+
+
 def test_stored_service_that_can_not_be_read(host: Lab) -> None:
     host.module("fence", services=[MYAPP])
     host.run(["sh", "-c", "echo '{' > /etc/portfence/services.d/x.json; echo '{\"name\": \"z\"}' > /etc/portfence/services.d/y.json"])

@@ -111,6 +111,34 @@ def test_what_others_could_have_written_is_not_believed(host: Lab, harm: str) ->
     assert host.module("fence", services=[MOVED])["changed"]
 
 
+@pytest.mark.parametrize("harm", [f"chown {USER}", "chmod 666"])
+def test_a_way_back_that_others_could_have_written_is_none(host: Lab, harm: str) -> None:
+    host.module("fence", services=[MYAPP])
+    host.module("fence", services=[MOVED])
+    assert host.module("fence_info")["previous"]["services"]
+    shell(host, f"{harm} /etc/portfence/previous.json")
+    info = host.module("fence_info")
+    assert info["previous"] is None and info["last_change"] is None
+
+
+@pytest.mark.parametrize("harm", [f"chown {USER}", "chmod 666"])
+def test_the_program_of_the_metrics_is_nobody_elses(host: Lab, harm: str) -> None:
+    """Root runs it every minute."""
+    params = {"directory": "/var/lib/metrics"}
+    shell(host, "mkdir -p /var/lib/metrics")
+    host.module("metrics", **params)
+    ours = shell(host, "ls /usr/local/lib/portfence/* /etc/systemd/system/portfence-metrics.*").split()
+    assert len(ours) == 3
+    for path in ours:
+        shell(host, f"{harm} {path}")
+    assert sorted(host.module("metrics", **params)["changes"]) == sorted(f"write {path}" for path in ours)
+    assert shell(host, f"find {' '.join(ours)} ! -user root -o -perm /022") == ""
+    assert not host.module("metrics", **params)["changed"]
+    shell(host, f"{harm.replace('666', '777')} /usr/local/lib/portfence")
+    result = host.module("metrics", **params)
+    assert result["failed"] and "/usr/local/lib/portfence belongs to UID" in result["msg"]
+
+
 PLANTED = ("nft", "ip", "systemctl", "useradd", "userdel", "groupadd", "newusers", "getent", "sysctl", "sh", "mount", "tc", "conntrack", "ss", "ps")
 
 
