@@ -37,7 +37,7 @@ class NftablesBackend(Backend):
     name = "nftables"
 
     def __init__(self, host: Host) -> None:
-        """Raises UnavailableError when nft is missing or too old, HostError when it fails."""
+        """Raises HostError when nft is missing or too old, or fails."""
         self._host = host
         self._nft = Nft(host)
         self._tried = Tried(host=host, version=self._nft.version)

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend
 from ansible_collections.portfence.egress.plugins.module_utils._backend_iptables import IptablesBackend
 from ansible_collections.portfence.egress.plugins.module_utils._backend_nftables import NftablesBackend
-from ansible_collections.portfence.egress.plugins.module_utils._errors import UnavailableError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, KilledError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nftables import NAT_FAMILIES
 from ansible_collections.portfence.egress.plugins.module_utils._store import FENCE_FILE, IPTABLES_FILE
@@ -38,7 +38,9 @@ def choose(host: Host, wanted: str = AUTO) -> Backend:
         backend = NftablesBackend(host)
         if wanted == "nftables" or backend.works():
             return backend
-    except UnavailableError:
+    except KilledError:
+        raise  # it may work the next time
+    except HostError:
         if wanted == "nftables" or host.find("iptables-restore") is None or os.path.exists(FENCE_FILE):
             raise
     return IptablesBackend(host)
@@ -80,7 +82,9 @@ def _candidates(host: Host) -> List[Backend]:
     if host.find("nft") is not None:
         try:
             nftables = NftablesBackend(host)
-        except UnavailableError:
+        except KilledError:
+            raise
+        except HostError:
             pass  # older than the oldest that can have a fence of ours
         else:
             tables = nftables.tables_if_works()

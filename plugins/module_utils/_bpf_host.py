@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 from dataclasses import dataclass, field, replace
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
@@ -30,8 +31,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._bpf_boot import 
     drop_ins,
 )
 from ansible_collections.portfence.egress.plugins.module_utils._bpf_object import bpf_object
-from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, PortFenceError, Problem
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, KilledError, PortFenceError, Problem
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host, failure
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, RUN
 
@@ -267,7 +268,11 @@ class BpfOfHost:
             [unshare, "--mount", "--propagation", "private", "/bin/sh", "-c", _DRY_RUN, "sh", bpftool],
             data=base64.b64encode(bpf_object()).decode("ascii"),
             check=False,
+            killed=True,
         )
+        # A crash (a bug of bpftool) tells something of this host.
+        if result.rc == 128 + signal.SIGKILL:
+            raise KilledError(failure(["bpftool"], result))
         if result.rc != 0:
             said = " ".join((result.err.strip() or result.out.strip()).split())[-600:]
             return f"this kernel ({os.uname().release}) does not take the programs: {said}", {}

@@ -17,8 +17,8 @@ class HostError(PortFenceError):
     """The host refused: a command failed, a file can't be written, a program is missing."""
 
 
-class UnavailableError(HostError):
-    """A program is missing, or too old: another one may do in its place."""
+class KilledError(HostError):
+    """A program was killed, or crashed: what it would have said is not known."""
 
 
 def shown(value: Any) -> str:

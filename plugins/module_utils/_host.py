@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import stat
 import subprocess
 import time
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from typing import IO, Iterator, List, Optional, Sequence, Union
 
 from ansible_collections.portfence.egress.plugins.module_utils import _boot_lock
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, UnavailableError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, KilledError
 
 LOCK_PATH = "/run/portfence.lock"
 LOCK_WAIT = 60.0
@@ -66,19 +67,20 @@ class Host:
         return None
 
     def program(self, name: str, *, package: str) -> str:
-        """The path of a program. Raises UnavailableError that names the package which brings it."""
+        """The path of a program. Raises HostError that names the package which brings it."""
         path = self.find(name)
         if path is None:
-            raise UnavailableError(f"the program {name} was not found in {_PATH}; install the package {package}")
+            raise HostError(f"the program {name} was not found in {_PATH}; install the package {package}")
         return path
 
-    def run(self, args: Sequence[str], *, data: Optional[str] = None, check: bool = True) -> Result:
+    def run(self, args: Sequence[str], *, data: Optional[str] = None, check: bool = True, killed: bool = False) -> Result:
         """Run a program without a shell.
 
         When this process is killed, the program goes on: it has all of its input by then, and the locks until it ends.
 
         :param data: its standard input.
         :param check: raise HostError unless it ends with status 0.
+        :param killed: do not raise KilledError where a signal ended it (``rc`` is 128 and its number, as a shell says it).
         """
         try:
             with _input(data) as stdin:
@@ -97,6 +99,9 @@ class Host:
         rc = done.returncode if done.returncode >= 0 else 128 - done.returncode
         # Not by subprocess, which would take a carriage return in a name for the end of a line.
         result = Result(rc, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
+        # bpftool(8) ends with 255 by itself.
+        if not killed and 128 < rc <= 128 + signal.NSIG:
+            raise KilledError(failure(args, result))
         if check and rc != 0:
             raise HostError(failure(args, result))
         return result

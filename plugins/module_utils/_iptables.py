@@ -68,8 +68,9 @@ _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _FASTEST = 10000
 # Shorter than in nftables, so that a name has room: no byte of struct xt_log_info is left behind these.
 _LOGGED_NAME = PREFIX_BYTES["iptables"] - len("violation : ")
-# What all rules of a family may log together: without a mode, hashlimit has one bucket for each name.
-_LOG_LIMIT = f"-m hashlimit --hashlimit-upto {LOG_CEILING}/second --hashlimit-burst {LOG_CEILING} --hashlimit-name portfence"
+# What all rules of a family may log together: without a mode, hashlimit has one bucket for each name. The kernel finds it by the name and
+# leaves it as the first rule made it, so the name tells the rate.
+_LOG_LIMIT = f"-m hashlimit --hashlimit-upto {LOG_CEILING}/second --hashlimit-burst {LOG_CEILING} --hashlimit-name portfence-{LOG_CEILING}"
 _REJECTS = {4: "icmp-port-unreachable", 6: "icmp6-port-unreachable"}
 
 # Chain to its rules, without "-A" and the chain's name.

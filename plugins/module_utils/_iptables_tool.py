@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Dict, List, Optional, Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, KilledError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
 from ansible_collections.portfence.egress.plugins.module_utils._iptables import FAMILIES, Fence, is_ours
 from ansible_collections.portfence.egress.plugins.module_utils._iptables_listing import (
@@ -121,12 +121,12 @@ class Iptables:
     def load(self, family: int, text: str) -> None:
         """Change the tables of a family, each at once. Raises HostError."""
         args = [self._restore[family], "--noflush", _WAIT]
-        self._judge(args, self._host.run(args, data=text, check=False), text)
+        self._judge(args, self._host.run(args, data=text, check=False, killed=True), text)
 
     def _in_namespace(self, family: int, text: str) -> str:
         unshare = self._host.program("unshare", package="util-linux")
         args = [unshare, "--net", "/bin/sh", "-c", _DRY_RUN, "sh", self._restore[family], self._save[family]]
-        result = self._host.run(args, data=text, check=False)
+        result = self._host.run(args, data=text, check=False, killed=True)
         if result.rc != 0 and result.err.startswith("unshare:"):
             raise HostError(
                 "can't make a throwaway network namespace, in which the fence is tried before it is loaded"
@@ -135,7 +135,7 @@ class Iptables:
         return self._judge([self._restore[family], "(in a throwaway network namespace)"], result, text).out
 
     def _checked(self, args: List[str]) -> Result:
-        return self._judge(args, self._host.run(args, check=False), "")
+        return self._judge(args, self._host.run(args, check=False, killed=True), "")
 
     @staticmethod
     def _judge(args: List[str], result: Result, text: str) -> Result:
@@ -143,7 +143,7 @@ class Iptables:
             return result
         command = " ".join(args)
         if result.rc > 128:
-            raise HostError(f"{command} crashed (signal {result.rc - 128}); every table is as it was before or as it is to be")
+            raise KilledError(f"{command} crashed (signal {result.rc - 128}); every table is as it was before or as it is to be")
         said = (result.err or result.out).strip()[-2000:]
         number = _LINE.search(said)
         lines = text.split("\n")

@@ -9,7 +9,7 @@ import re
 from typing import Dict, List, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _json
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, UnavailableError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, KilledError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import (
     Listing,
@@ -32,7 +32,7 @@ class Nft:
     """Reads and changes nftables through the nft program."""
 
     def __init__(self, host: Host) -> None:
-        """Raises UnavailableError when nft is missing or too old, HostError when it fails."""
+        """Raises HostError when nft is missing or too old, or fails."""
         self._host = host
         self.path = host.program("nft", package="nftables")
         self.version = self._version()
@@ -44,7 +44,7 @@ class Nft:
             raise HostError(f"{self.path} --version printed {printed.strip()!r}, which has no version in it")
         if tuple(int(part or 0) for part in found.groups()) < OLDEST:
             needed = ".".join(str(part) for part in OLDEST)
-            raise UnavailableError(f"{self.path} is version {found.group(0)[1:]}; the fence needs nft {needed} or newer")
+            raise HostError(f"{self.path} is version {found.group(0)[1:]}; the fence needs nft {needed} or newer")
         return found.group(0)[1:]
 
     def knows_cgroups(self) -> bool:
@@ -78,16 +78,16 @@ class Nft:
         self._checked([self.path, "-f", "-"], data=text)
 
     def works(self) -> bool:
-        """Whether the kernel can be asked for its tables at all. Raises HostError when nft crashes."""
+        """Whether the kernel can be asked for its tables at all. Raises KilledError."""
         return self.tables_if_works() is not None
 
     def tables_if_works(self) -> Optional[List[Tuple[str, str]]]:
-        """Family and name of every table that has a chain; None where the kernel can't be asked. Raises HostError when nft crashes.
+        """Family and name of every table that has a chain; None where the kernel can't be asked. Raises KilledError.
 
         To list tables, nft reads everything that is in them; to list chains, it reads these.
         """
         args = [self.path, "-j", "list", "chains"]
-        result = self._host.run(args, check=False)
+        result = self._host.run(args, check=False, killed=True)
         if result.rc > 128:
             self._judge(args, result)
         if result.rc != 0:
@@ -102,7 +102,7 @@ class Nft:
     def _in_namespace(self, text: str, listing: List[str]) -> str:
         unshare = self._host.program("unshare", package="util-linux")
         args = [unshare, "--net", "/bin/sh", "-c", _DRY_RUN, "sh", self.path, *listing]
-        result = self._host.run(args, data=text, check=False)
+        result = self._host.run(args, data=text, check=False, killed=True)
         if result.rc != 0 and result.err.startswith("unshare:"):
             raise HostError(
                 "can't make a throwaway network namespace, in which the fence is tried before it is loaded"
@@ -115,13 +115,13 @@ class Nft:
 
         To list all tables first would take as long as one with a large fence: nft reads everything for it.
         """
-        result = self._host.run([self.path, *args], check=False)
+        result = self._host.run([self.path, *args], check=False, killed=True)
         if result.rc == 1 and _ABSENT in result.err:
             return None
         return self._judge([self.path, *args], result).out
 
     def _checked(self, args: List[str], *, data: str = "") -> Result:
-        return self._judge(args, self._host.run(args, data=data, check=False))
+        return self._judge(args, self._host.run(args, data=data, check=False, killed=True))
 
     @staticmethod
     def _judge(args: List[str], result: Result) -> Result:
@@ -129,7 +129,7 @@ class Nft:
             return result
         command = " ".join(args)
         if result.rc > 128:
-            raise HostError(
+            raise KilledError(
                 f"{command} crashed (signal {result.rc - 128}); the kernel has the tables of before or the new ones, whole."
                 " An nft older than the one that wrote some other table can crash while it reads that table: see"
                 " 'nft list ruleset'"

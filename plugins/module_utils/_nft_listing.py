@@ -60,7 +60,7 @@ def family_of(listing: Listing, family: str) -> Listing:
 
 
 def names_of(listing: Listing, kind: str) -> List[str]:
-    """Names of all objects of a kind (``chain``, ``map``, ``set``, ``counter``)."""
+    """Names of all objects of a kind (``chain``, ``map``, ``set``, ``counter``, ``limit``)."""
     return [item[kind]["name"] for item in listing if kind in item]
 
 

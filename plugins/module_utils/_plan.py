@@ -134,15 +134,16 @@ def preparation(*, live: Mapping[str, Listing], wanted: Listing, fence: Fence) -
         counters = [name for name in names_of(then, "counter") if name not in names_of(now, "counter")]
         # Those that look into a map lead to the others, and are not led to by owners.
         new = {name: text for name, text in chains.items() if name not in known and "@" not in text}
-        limits = [LOG_LIMIT] if LOG_LIMIT in names_of(then, "limit") and LOG_LIMIT not in names_of(now, "limit") else []
+        limited = LOG_LIMIT in names_of(then, "limit") and LOG_LIMIT not in names_of(now, "limit")
         table = f"{family} {TABLE}"
-        objects = [*(f"\tcounter {name} {{ packets 0 bytes 0 }}\n" for name in counters), *(LOG_LIMIT_TEXT for _name in limits)]
-        body = "".join([*objects, *new.values()])
+        objects = "".join(f"\tcounter {name} {{ packets 0 bytes 0 }}\n" for name in counters) + (LOG_LIMIT_TEXT if limited else "")
+        body = objects + "".join(new.values())
         add.append(f"table {table} {{\n{body}}}\n")
         undo.extend(f"flush chain {table} {name}\n" for name in new)
         undo.extend(f"delete chain {table} {name}\n" for name in new)
         undo.extend(f"delete counter {table} {name}\n" for name in counters)
-        undo.extend(f"delete limit {table} {name}\n" for name in limits)
+        if limited:
+            undo.append(f"delete limit {table} {LOG_LIMIT}\n")
     return Preparation("".join(add), "".join(undo))
 
 

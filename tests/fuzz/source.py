@@ -182,7 +182,7 @@ class FakeHost(Host):
         """Every program is there."""
         return f"/usr/bin/{name}"
 
-    def run(self, args: Sequence[str], *, data: Optional[str] = None, check: bool = True) -> Result:
+    def run(self, args: Sequence[str], *, data: Optional[str] = None, check: bool = True, killed: bool = False) -> Result:
         """Every program prints the same."""
         return Result(0, self._printed, "")
 

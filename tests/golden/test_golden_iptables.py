@@ -27,9 +27,9 @@ class Namespace(Host):
         super().__init__()
         self._enter = ["nsenter", f"--net=/proc/{pid}/ns/net", "--"]
 
-    def run(self, args: Sequence[str], *, data: Optional[str] = None, check: bool = True) -> Result:
+    def run(self, args: Sequence[str], *, data: Optional[str] = None, check: bool = True, killed: bool = False) -> Result:
         """Run a program there."""
-        return super().run([*self._enter, *args], data=data, check=check)
+        return super().run([*self._enter, *args], data=data, check=check, killed=killed)
 
 
 @pytest.fixture(name="tool", params=["nft", "legacy"])

@@ -12,6 +12,7 @@ from attempt import ANY, FAMILIES, KINDS, PEER, TARGET, Noted, attempt, bind_out
 
 # <linux/in.h>, <linux/in6.h>, <linux/socket.h>, <linux/sched.h>
 IP_OPTIONS, IP_FREEBIND, IP_TRANSPARENT, IP_LOCAL_PORT_RANGE, IPV6_DSTOPTS, MSG_FASTOPEN = 4, 15, 19, 51, 59, 0x20000000
+IPV6_FREEBIND = 78  # <linux/in6.h>
 IPPROTO_MPTCP, IPPROTO_UDPLITE, IPPROTO_SCTP = 262, 136, 132
 
 
@@ -181,13 +182,18 @@ def multicast() -> None:
             sock.sendto(b"anybody there?", (to, TARGET))
 
 
-@attempt("an address that is not the host's (`IP_FREEBIND`), and a port outside", "IPv4 has no route for it")
+@attempt("an address that is not the host's (`IP_FREEBIND`), and a port outside", "IPv4 has no route for it, IPv6 has")
 def free_bind() -> None:
-    for kind in KINDS:
-        with Noted(), socket.socket(socket.AF_INET, kind) as sock:
-            sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
-            sock.bind(("192.0.2.77", fresh()))
-            send(sock, PEER[socket.AF_INET])
+    addresses = {socket.AF_INET: "192.0.2.77", socket.AF_INET6: "2001:db8:0:1::77"}
+    for family, address in addresses.items():
+        for kind in KINDS:
+            with Noted(), socket.socket(family, kind) as sock:
+                if family == socket.AF_INET:
+                    sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+                else:
+                    sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+                sock.bind((address, fresh()))
+                send(sock, PEER[family])
 
 
 @attempt("`IP_TRANSPARENT`", "needs CAP_NET_ADMIN or CAP_NET_RAW")

@@ -10,7 +10,7 @@ import os
 import pwd
 import selectors
 import socket
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 PROTOCOLS = {
     "icmp": socket.IPPROTO_ICMP,
@@ -209,17 +209,26 @@ class Agent:
         return pid
 
 
+def _behind_extensions(data: bytes) -> Tuple[int, int, bool]:
+    """What stands behind the extension headers of an IPv6 packet (RFC 8200, 4): the protocol, where it begins, and whether this is its begin."""
+    protocol, start, begins = data[6], 40, True
+    while protocol in (socket.IPPROTO_HOPOPTS, socket.IPPROTO_ROUTING, socket.IPPROTO_FRAGMENT, socket.IPPROTO_DSTOPTS) and len(data) >= start + 8:
+        length = 8 if protocol == socket.IPPROTO_FRAGMENT else 8 * (data[start + 1] + 1)
+        begins = begins and (protocol != socket.IPPROTO_FRAGMENT or not int.from_bytes(data[start + 2 : start + 4], "big") >> 3)
+        protocol, start = data[start], start + length
+    return protocol, start, begins
+
+
 def _parse_packet(data: bytes) -> Optional[Dict[str, Any]]:
     """The addresses and ports of an IP packet; None for what a network says without being asked (ARP, discovery)."""
     version = data[0] >> 4 if data else 0
     if version == 4 and len(data) >= 20:
         protocol, start = data[9], (data[0] & 15) * 4
         source, destination = data[12:16], data[16:20]
+        begins = not int.from_bytes(data[6:8], "big") & 0x1FFF
     elif version == 6 and len(data) >= 40:
-        protocol, start = data[6], 40
+        protocol, start, begins = _behind_extensions(data)
         source, destination = data[8:24], data[24:40]
-        if protocol == 0:  # a hop-by-hop header: multicast listener reports
-            return None
     else:
         return None
     body = data[start:]
@@ -227,7 +236,7 @@ def _parse_packet(data: bytes) -> Optional[Dict[str, Any]]:
         return None
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     names = {number: name for name, number in PROTOCOLS.items()}
-    with_ports = protocol not in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6) and protocol in names and len(body) >= 4
+    with_ports = begins and protocol not in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6) and protocol in names and len(body) >= 4
     return {
         "family": version,
         "protocol": names.get(protocol, str(protocol)),

@@ -28,6 +28,7 @@ FIRST, EACH = 36000, 100
 PYTHON = "/usr/bin/python3"
 NOBODY = 65534  # an account without a service
 BLOCKED, MOVED, OUT, ICMP, NOT_POSSIBLE = "nothing left", "left from inside", "**left from outside**", "ICMP left", "–"
+OTHERWISE = "**left otherwise**"  # without a port, or from one that is nobody's
 UNKNOWN = "EPROTONOSUPPORT"  # to the kernel
 
 
@@ -39,7 +40,7 @@ class Attacker:
         self._fenced: Optional[Dict[str, object]] = None
         lab.add_user("myapp", MYAPP)
         lab.add_user("other", OTHER)
-        lab.run(["sysctl", "-qw", "net.ipv4.tcp_fastopen=1", "net.ipv4.ping_group_range=0 2147483647"])
+        lab.run(["sysctl", "-qw", "net.ipv4.tcp_fastopen=5", "net.ipv4.ping_group_range=0 2147483647"])
         lab.run(["install", "-d", "-m", "1777", Path(READY).parent])
         self.program = f"{Path(READY).parent}/attacks.py"
         for name in FILES:
@@ -68,6 +69,8 @@ class Attacker:
             saw.append(OUT)
         if attempt.icmp and any(packet.protocol in ("icmp", "icmpv6") for packet in packets):
             saw.append(ICMP)
+        if not saw and any(packet.protocol not in ("icmp", "icmpv6") for packet in packets):
+            saw.append(OTHERWISE)
         return (" and ".join(saw) or BLOCKED) + (f" ({', '.join(met)})" if met else "")
 
     def _run(self, name: str, attempt: Attempt, *, first: int, then: Dict[str, object]) -> Result:

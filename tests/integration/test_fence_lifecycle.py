@@ -124,6 +124,7 @@ def test_result_names_owners_and_what_was_there_before(host: Lab) -> None:
         'add element inet portfence checked_uids { tcp . 4242 comment "by hand" : goto check_myapp }',
         "flush map inet portfence checked_uids",
         "add chain inet portfence stray",
+        "flush table inet portfence; delete limit inet portfence logged; add limit inet portfence logged { rate 500/second burst 500 packets; }",
     ],
 )
 def test_change_by_hand_is_noticed_and_mended(host: Lab, harm: str) -> None:

@@ -203,7 +203,7 @@ _MATCHES: Dict[str, Callable[[_Walk, str], bool]] = {
     "--limit-burst": lambda walk, value: 1 <= int(value) <= 5,
     "--hashlimit-upto": _same("50/second"),
     "--hashlimit-burst": _same("50"),
-    "--hashlimit-name": _same("portfence"),
+    "--hashlimit-name": _same("portfence-50"),
     "--mode": _same("random"),
     "--probability": _probability,
 }

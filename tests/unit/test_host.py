@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.portfence.egress.plugins.module_utils import _host
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, KilledError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result, failure
 
 HOST = Host()
@@ -48,6 +48,15 @@ def test_a_program_that_fails(script: str, message: str) -> None:
     with pytest.raises(HostError) as error:
         HOST.run(["/bin/sh", "-c", script])
     assert str(error.value) == message
+
+
+def test_a_program_that_was_killed_says_nothing_by_that() -> None:
+    """Whoever asks for a status is told of it in another way."""
+    with pytest.raises(KilledError, match="was ended by signal 9"):
+        HOST.run(["/bin/sh", "-c", "kill -KILL $$"], check=False)
+    assert HOST.run(["/bin/sh", "-c", "kill -KILL $$"], check=False, killed=True).rc == 137
+    # bpftool(8), ssh(1)
+    assert HOST.run(["/bin/sh", "-c", "exit 255"], check=False).rc == 255
 
 
 def test_the_end_of_a_long_complaint_is_told() -> None:
