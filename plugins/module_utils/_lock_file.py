@@ -85,7 +85,10 @@ def _prefix(domain: str, host: str) -> str:
 def parse(text: str, *, path: str) -> LockFile:
     """Read the file. Raises InputError with every line that is not as it was written, and every range with two owners."""
     problems: List[Problem] = []
-    lines = text.splitlines()
+    # No other character ends a line, as for ranges_of().
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    if not lines[-1]:
+        lines.pop()
     rest = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
     serial = None
     for want in ("---", "format: 1", "serial: NUMBER", "ranges:"):

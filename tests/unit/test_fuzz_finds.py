@@ -9,6 +9,7 @@ import csv
 import io
 import json
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -20,6 +21,7 @@ from ansible_collections.portfence.egress.plugins.module_utils import (
     _info,
     _json,
     _launcher,
+    _lock_file,
     _nft,
     _nft_listing,
     _nft_tables,
@@ -350,3 +352,12 @@ def test_what_is_to_be_written_has_no_control_character(dash: str) -> None:
 def test_an_interface_may_be_called_like_a_map() -> None:
     service = {"source_ports": "50000-50100", "addresses": ["10.0.0.1"], "interface": "veth@if5"}
     assert '"veth@if5"' in str(nft_model.read(compile_policy({"egress_services": {"a": service}}).fence.body))
+
+
+@pytest.mark.parametrize("end", ["\x85", "\u2028", "\x0c", "\v"])
+def test_lines_of_the_lock_file_end_in_one_way(end: str) -> None:
+    """allocate read such a file, and site refused it."""
+    text = f"---\nformat: 1\nserial: 3\nranges:\n  - {{domain: d, host: h, service: a, ports: 16384-16895, since: 2026-01-31}}{end}\n"
+    for read in (partial(_lock_file.parse, path="p"), partial(_lock_file.ranges_of, domain="d", host="h", path="p")):
+        with pytest.raises(InputError, match="accepted: - {domain: NAME"):
+            read(text)
