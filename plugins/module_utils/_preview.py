@@ -10,14 +10,16 @@ does between two looks.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from dataclasses import dataclass, replace
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
 from ansible_collections.portfence.egress.plugins.module_utils._usage import COUNTED, Socket, SocketIndex
 
 # Share of the ports beyond which a range is called small.
 NARROW = 0.8
+# What a program has closed stays for a while; without one, ss has no owner for it, or root in place of the one that it had.
+_CLOSING = ("FIN-WAIT-1", "FIN-WAIT-2", "CLOSING", "LAST-ACK")
 _BLOCKED = {"drop": "would be dropped", "reject": "would be refused", "log": "would be counted and logged"}
 
 
@@ -53,17 +55,32 @@ class Finding:
         }
 
 
-def preview(services: Sequence[Resolved], sockets: Sequence[Socket]) -> List[Finding]:
+class Preview(NamedTuple):
+    """What was found, how often was looked, and how many different sockets were seen."""
+
+    findings: List[Finding]
+    looks: int
+    sockets: int
+
+
+def preview(services: Sequence[Resolved], looks: Iterable[Sequence[Socket]]) -> Preview:
     """Everything that would change for somebody, in order of services.
 
-    :param sockets: all that were seen, each once.
+    :param looks: the sockets that there were, each time.
     """
-    # A connection that was accepted has the port of the socket that listens. The fence lets replies pass.
-    listening = {(socket.protocol, socket.port) for socket in sockets if socket.state == "LISTEN"}
-    # Nobody holds a socket in TIME-WAIT any more.
-    held = [socket for socket in sockets if socket.state != "TIME-WAIT"]
-    opened = [socket for socket in held if socket.state not in ("LISTEN", "UNCONN") and (socket.protocol, socket.port) not in listening]
-    connections, holders = SocketIndex(opened), SocketIndex(held)
+    # A connection is the same one in whatever state it is seen.
+    seen: Dict[Socket, Socket] = {}
+    peaks: Dict[Tuple[str, str], Finding] = {}
+    count = 0
+    for sockets in looks:
+        count += 1
+        seen.update((replace(socket, state=""), socket) for socket in sockets)
+        for finding in _capacities(services, SocketIndex(_opened(sockets))):
+            key = finding.service, finding.protocol or ""
+            if key not in peaks or finding.sockets > peaks[key].sockets:
+                peaks[key] = finding
+    held = [socket for socket in seen.values() if _is_held(socket)]
+    connections, holders = SocketIndex(_opened(held)), SocketIndex(held)
     found: List[Finding] = []
     for item in services:
         if not item.uids and not item.units:
@@ -72,9 +89,36 @@ def preview(services: Sequence[Resolved], sockets: Sequence[Socket]) -> List[Fin
             if protocol in item.service.protocols:
                 own = [socket for socket in _own(item, connections) if socket.protocol == protocol and _leaves(socket, item)]
                 found.extend(_outside(item, protocol, own))
-                found.extend(_capacity(item, protocol, own))
+                if (item.service.name, protocol) in peaks:
+                    found.append(peaks[item.service.name, protocol])
                 found.extend(_intruders(item, protocol, connections))
                 found.extend(_servers(item, protocol, holders))
+    return Preview(found, count, len(seen))
+
+
+def _is_held(socket: Socket) -> bool:
+    """Whether a program has it. Nobody has a socket in TIME-WAIT any more."""
+    return socket.state != "TIME-WAIT" and not (socket.state in _CLOSING and socket.program is None and socket.uid == 0)
+
+
+def _opened(sockets: Sequence[Socket]) -> List[Socket]:
+    """Connections that a program has opened. One that was accepted has the port of the socket that listens: the fence lets replies pass."""
+    listening = {(socket.protocol, socket.port) for socket in sockets if socket.state == "LISTEN"}
+    return [
+        socket
+        for socket in sockets
+        if _is_held(socket) and socket.state not in ("LISTEN", "UNCONN") and (socket.protocol, socket.port) not in listening
+    ]
+
+
+def _capacities(services: Sequence[Resolved], connections: SocketIndex) -> List[Finding]:
+    """Services whose range is small for the connections that are open at once."""
+    found: List[Finding] = []
+    for item in services:
+        for protocol in COUNTED:
+            if protocol in item.service.protocols:
+                own = [socket for socket in _own(item, connections) if socket.protocol == protocol and _leaves(socket, item)]
+                found.extend(_capacity(item, protocol, own))
     return found
 
 

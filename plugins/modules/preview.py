@@ -99,7 +99,7 @@ sockets:
 """
 
 import time
-from typing import Dict
+from typing import Iterator, List
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._argument_spec import services_argument
@@ -117,18 +117,15 @@ _LONGEST = 3600
 _PAUSE = 0.2
 
 
-def look(host: Host, sample: int) -> "tuple[Dict[Socket, None], int]":
-    """Every socket that was seen within so many seconds, and how often was looked."""
+def look(host: Host, sample: int) -> Iterator[List[Socket]]:
+    """The sockets that there are, again and again for so many seconds."""
     ss = host.program("ss", package="iproute2")
     # Debian 11's iproute2 knows --cgroup since 5.9; without cgroup v2 it prints nothing more.
-    seen: Dict[Socket, None] = {}
     end = time.monotonic() + sample
-    looks = 0
     while True:
-        seen.update(dict.fromkeys(parse_sockets(host.run([ss, "-tunaepH", "--cgroup"]).out)))
-        looks += 1
+        yield parse_sockets(host.run([ss, "-tunaepH", "--cgroup"]).out)
         if time.monotonic() >= end:
-            return seen, looks
+            return
         time.sleep(_PAUSE)
 
 
@@ -144,9 +141,8 @@ def run(module: AnsibleModule) -> None:
         raise InputError(what="the policy of this host", problems=problems)
     # Accounts and units that are still missing have no sockets; admins are the fence's concern.
     resolved, _problems = resolve(declared, lookup=lookup_on(host), admin_uids={})
-    seen, looks = look(host, sample)
-    findings = preview(resolved, list(seen))
-    leave(module, changed=False, findings=[finding.to_dict() for finding in findings], looks=looks, sockets=len(seen))
+    found = preview(resolved, look(host, sample))
+    leave(module, changed=False, findings=[finding.to_dict() for finding in found.findings], looks=found.looks, sockets=found.sockets)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import pytest
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
@@ -19,9 +19,14 @@ PEER: Dict[str, Any] = {"peer": "192.0.2.1", "peer_port": 443}
 
 
 def found(service: Dict[str, Any], *sockets: Socket) -> List[Tuple[str, Any, Tuple[int, ...], str]]:
-    """Kind, protocol, ports and effect of what is found for a service of UID 991."""
+    """Kind, protocol, ports and effect of what is found for a service of UID 991 at one look."""
+    return found_in(service, sockets)
+
+
+def found_in(service: Dict[str, Any], *looks: Sequence[Socket]) -> List[Tuple[str, Any, Tuple[int, ...], str]]:
+    """The same at several."""
     resolved, _problems = resolve(parse_list([service]), lookup=lookup(users={"myapp": 991}), admin_uids={})
-    return [(item.kind, item.protocol, item.ports, item.effect) for item in preview(resolved, sockets)]
+    return [(item.kind, item.protocol, item.ports, item.effect) for item in preview(resolved, looks).findings]
 
 
 def tcp(port: int, uid: int = 991, state: str = "ESTAB", **more: Any) -> Socket:
@@ -82,6 +87,29 @@ def test_a_small_range() -> None:
     spread = [tcp(50000 + number, peer_port=number) for number in range(10)]
     assert found(MYAPP, *spread) == [], "towards each destination a port can be used again"
     assert found({**MYAPP, "assignment": "app"}, *spread)[0][0] == "capacity"
+
+
+def test_what_was_open_one_after_the_other_was_not_open_at_once() -> None:
+    states = ("SYN-SENT", "ESTAB", "FIN-WAIT-1")
+    assert found_in(MYAPP, *([tcp(50000 + number, state=state)] for number in range(10) for state in states)) == []
+    many = [tcp(50000 + number) for number in range(9)]
+    message = "9 connections to 192.0.2.1 port 443 are open, and 10 ports would be there for them"
+    assert found_in(MYAPP, many[:1], many, many[:5]) == [("capacity", "tcp", (), message)]
+
+
+def test_a_connection_is_one_in_whatever_state() -> None:
+    resolved, _problems = resolve(parse_list([MYAPP]), lookup=lookup(users={"myapp": 991}), admin_uids={})
+    seen = preview(resolved, [[tcp(40000, state=state)] for state in ("SYN-SENT", "ESTAB", "FIN-WAIT-1")])
+    assert (seen.looks, seen.sockets) == (3, 1)
+    assert [(finding.kind, finding.sockets) for finding in seen.findings] == [("outside", 1)]
+
+
+@pytest.mark.parametrize("state", ["FIN-WAIT-1", "FIN-WAIT-2", "CLOSING", "LAST-ACK", "TIME-WAIT"])
+def test_what_nobody_holds_any_more_is_nobodys(state: str) -> None:
+    """The kernel shows no owner, which is root's number."""
+    assert found(MYAPP, tcp(50003, uid=0, state=state)) == []
+    if state != "TIME-WAIT":
+        assert found(MYAPP, tcp(50003, uid=0, state=state, program="curl"))[0][0] == "intruder"
 
 
 def test_units_are_seen_by_their_cgroup() -> None:
