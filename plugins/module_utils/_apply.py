@@ -96,7 +96,10 @@ class _Steps:
 
 
 class FenceOfHost:
-    """The fence of this machine."""
+    """The fence of this machine.
+
+    :ivar loaded: the outcome of an apply from when the kernel has its fence, even if the rest of it fails.
+    """
 
     def __init__(self, *, host: Host, lookup: Lookup, admin_uids: Mapping[int, str], backend: str = AUTO) -> None:
         """Raises HostError when the backend can't be used.
@@ -112,6 +115,7 @@ class FenceOfHost:
         self._unit = Unit(host=host, boot=self._backend.boot)
         self._units = UnitsOfHost(host)
         self._launcher = Launcher(host)
+        self.loaded: Optional[Outcome] = None
 
     def facts(self) -> Dict[str, Optional[str]]:
         """What modules return of the backend: its name and the versions of its programs."""
@@ -301,6 +305,7 @@ class FenceOfHost:
         try:
             if steps.load is not None:
                 self._backend.load(steps.load)
+                self.loaded = outcome
             if staged is not None:
                 self._promote(staged, loaded=steps.load is not None)
         except BaseException:
@@ -325,6 +330,7 @@ class FenceOfHost:
             self._launcher.write(steps.launcher)
         for backend, change in steps.remove_fences:
             backend.load(change)
+            self.loaded = outcome
         for path in steps.remove_boot_files:
             self._host.remove(path)
         if steps.plan is not None:

@@ -4,8 +4,8 @@
 """The text of ``port-allocations.yml``. Pure.
 
 YAML of one fixed shape: a line for every range and owner, sorted, so that a change of one range is a change of one line, and so
-that the lines of one host are found in a large file without reading the rest. Two people who allocate at once change the
-serial to the same number for different reasons, which git calls a conflict.
+that the lines of one host are found in a large file without reading the rest. Where git merges what two people allocated at once, ranges that
+overlap are refused by whoever reads it.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ iptables_variant:
   sample: nft
 backend_before:
   description: The backend that had the fence before. Null when there was no fence.
-  returned: success
+  returned: success, and when it failed after the kernel had the new fence
   type: str
   sample: nftables
 changes:
@@ -195,7 +195,7 @@ owners:
   sample: {"myapp": {"uids": [990], "gids": []}}
 services_before:
   description: The services of the host before, as this module takes them, so that they can be put back. Keys that have their default are left out.
-  returned: success
+  returned: success, and when it failed after the kernel had the new fence
   type: list
   elements: dict
 """
@@ -204,7 +204,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Request, is_untouched
 from ansible_collections.portfence.egress.plugins.module_utils._argument_spec import services_argument
 from ansible_collections.portfence.egress.plugins.module_utils._backends import CHOICES, NO_BACKEND
-from ansible_collections.portfence.egress.plugins.module_utils._module import leave, run_module
+from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
+from ansible_collections.portfence.egress.plugins.module_utils._module import fail, leave, run_module
 from ansible_collections.portfence.egress.plugins.module_utils._names import admin_uids, lookup_on, operator
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
 from ansible_collections.portfence.egress.plugins.module_utils._store import host_of_root
@@ -240,7 +241,19 @@ def run(module: AnsibleModule) -> None:
             services_before=[],
         )
     fence = FenceOfHost(host=host, lookup=lookup_on(host), admin_uids=admin_uids(host), backend=module.params["backend"])
-    outcome = fence.apply(request, check_mode=module.check_mode, diff=module._diff)
+    try:
+        outcome = fence.apply(request, check_mode=module.check_mode, diff=module._diff)
+    except PortFenceError as error:
+        if fence.loaded is None:
+            raise
+        # Whoever puts the old fence back has to know that the kernel has another one, and what was before.
+        fail(
+            module,
+            msg=str(error),
+            changed=True,
+            backend_before=fence.loaded.backend_before,
+            services_before=[service.to_dict(defaults=False) for service in fence.loaded.services_before],
+        )
     for warning in outcome.warnings:
         module.warn(warning)
     result = {

@@ -57,6 +57,7 @@ class Report:
     """All that is shown.
 
     :ivar silent: hosts that were not reached or could not be read, each with the reason.
+    :ivar bare: hosts that have no service, so no fence.
     :ivar drifted: hosts whose fence is not what was applied, each with what would have to be done.
     :ivar changed: hosts with the time of the last change of their services and who made it, the latest first.
     """
@@ -65,6 +66,7 @@ class Report:
     hosts: int
     lines: Tuple[Line, ...]
     silent: Tuple[Tuple[str, str], ...]
+    bare: Tuple[str, ...]
     drifted: Tuple[Tuple[str, str], ...]
     changed: Tuple[Tuple[str, str, str], ...]
 
@@ -112,7 +114,7 @@ def build(hosts: Mapping[str, Mapping[str, Any]], *, when: str) -> Report:
     :param hosts: name to what fence_info returned, or to ``failed`` or ``unreachable`` and ``msg``.
     :param when: the time for people.
     """
-    lines, silent, drifted, changed = [], [], [], []
+    lines, silent, bare, drifted, changed = [], [], [], [], []
     for name in sorted(hosts):
         info = hosts[name]
         if info.get("unreachable") or info.get("failed") or "services" not in info:
@@ -128,11 +130,14 @@ def build(hosts: Mapping[str, Mapping[str, Any]], *, when: str) -> Report:
             # One host that is not what it says must not cost the report of all others.
             silent.append((name, "could not be read: what it said is not what fence_info returns"))
             continue
+        if not own:
+            bare.append(name)
         lines.extend(own)
         changed.extend(changes)
         if drift is not None:
             drifted.append((name, drift))
-    return Report(when, len(hosts), tuple(lines), tuple(silent), tuple(drifted), tuple(sorted(changed, key=lambda item: item[1], reverse=True)))
+    changed.sort(key=lambda item: item[1], reverse=True)
+    return Report(when, len(hosts), tuple(lines), tuple(silent), tuple(bare), tuple(drifted), tuple(changed))
 
 
 def _line(host: str, name: str, service: Mapping[str, Any]) -> Line:
@@ -185,6 +190,7 @@ def to_json(report: Report) -> str:
         "hosts": report.hosts,
         "services": [asdict(line) for line in report.lines],
         "not_read": dict(report.silent),
+        "without_services": list(report.bare),
         "drift": dict(report.drifted),
         "changed": {host: {"at": at, "by": by} for host, at, by in report.changed},
     }

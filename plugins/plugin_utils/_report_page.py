@@ -51,6 +51,7 @@ input { padding: 0.3rem 0.5rem; max-width: 100%; }
 <li><strong{% if report.narrow %} class="bad"{% endif %}>{{ report.narrow | length }}</strong> in want of ports</li>
 <li><strong{% if report.drifted %} class="bad"{% endif %}>{{ report.drifted | length }}</strong> hosts changed by hand</li>
 <li><strong{% if report.silent %} class="bad"{% endif %}>{{ report.silent | length }}</strong> hosts not read</li>
+<li><strong{% if report.bare %} class="bad"{% endif %}>{{ report.bare | length }}</strong> hosts without a service</li>
 </ul>
 
 {% if report.silent %}
@@ -58,6 +59,16 @@ input { padding: 0.3rem 0.5rem; max-width: 100%; }
 <ul>
 {% for host, reason in report.silent %}
 <li><strong><bdi>{{ host }}</bdi></strong>: <bdi>{{ reason }}</bdi></li>
+{% endfor %}
+</ul>
+{% endif %}
+
+{% if report.bare %}
+<h2>Hosts without a service</h2>
+<p>They have no fence. Where the inventory has services for them, <code>portfence.egress.site</code> has not come to them yet.</p>
+<ul>
+{% for host in report.bare %}
+<li><strong>{{ host }}</strong></li>
 {% endfor %}
 </ul>
 {% endif %}

@@ -66,6 +66,8 @@ def test_an_immutable_file(host: Lab, path: str) -> None:
     result = host.module("fence", services=[MOVED])
     assert result["failed"] and f"can't write /etc/portfence/{path}: Operation not permitted" in result["msg"]
     assert ("the kernel has the new fence, and the next boot loads the old one" in result["msg"]) == (path == "fence.nft")
+    # Whoever puts the old one back needs to know.
+    assert result["changed"] and [service["source_ports"] for service in result["services_before"]] == [["50000-50999"]]
     new = rules(host)
     assert new != old
     host.reboot()

@@ -317,6 +317,11 @@ def test_purge_removes_what_the_inventory_does_not_have(control: Control) -> Non
     assert "lab: 1 service, changed" in done.out
     assert control.lab.run(["ls", "/etc/portfence/services.d"]).out.split() == ["myapp.json"]
     assert control.state()["ports"].split()[-1] == "50000-50999"
+    # What verify compares is what site would do.
+    control.play("portfence.egress.site", egress_services={**MYAPP, **COLLECTOR})
+    assert control.play("portfence.egress.verify", egress_services=MYAPP).rc == 0
+    kept = control.play("portfence.egress.verify", egress_services=MYAPP, egress_purge=True)
+    assert kept.rc != 0 and "remove /etc/portfence/services.d/collector.json" in kept.out + kept.err
 
 
 def test_target_limits_the_hosts(control: Control) -> None:
@@ -354,6 +359,22 @@ def test_a_host_that_is_down_is_named_and_the_others_are_done(control: Control) 
     assert "NOT done, because they failed or could not be reached: down1. To go on with them: --limit down1" in done.out
 
 
+def test_a_fence_that_can_not_be_kept_is_taken_back(control: Control) -> None:
+    """The kernel has it when its file can't be replaced."""
+    assert control.play("portfence.egress.site", egress_services=MYAPP).rc == 0
+    lab = control.lab
+    lab.run(["sh", "-c", "cp -a /etc/portfence /run/kept && mount -t tmpfs -o mode=755 none /etc/portfence && cp -a /run/kept/. /etc/portfence && rm -r /run/kept"])
+    before = control.state()
+    lab.run(["chattr", "+i", "/etc/portfence/fence.nft"])
+    done = control.play("portfence.egress.site", egress_services={"myapp": {"source_ports": "51000-51999"}})
+    lab.run(["chattr", "-i", "/etc/portfence/fence.nft"])
+    assert done.rc != 0 and "The fence that was in force before this run was put back." in done.out + done.err
+    assert "fence.nft: Operation not permitted" in done.out + done.err
+    assert control.state() == before
+    again = control.play("portfence.egress.site", egress_services=MYAPP)
+    assert again.rc == 0 and "lab: 1 service, unchanged" in again.out
+
+
 def test_nobody_follows_a_first_host_that_fails(control: Control) -> None:
     """The rest is done by a run that is repeated."""
     break_the_wire(control.lab)
@@ -361,6 +382,7 @@ def test_nobody_follows_a_first_host_that_fails(control: Control) -> None:
     done = control.play("portfence.egress.site", hosts=["lab", "lab2"], egress_services=MYAPP)
     assert done.rc != 0 and "fatal: [lab]" in done.out + done.err
     assert control.state()["rules"] == before["rules"]
+    assert "NOT touched if this batch is the last: lab2" in done.out
     assert [line.split()[2] for line in done.out.splitlines() if line.startswith("lab2 ")] == ["ok=1"]  # the policy was read
     control.lab.run(["nft", "delete", "table", "ip", "other"])
     done = control.play("portfence.egress.site", hosts=["lab", "lab2"], egress_services=MYAPP)

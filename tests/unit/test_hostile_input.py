@@ -212,7 +212,7 @@ def test_a_report_shows_what_hosts_say_as_it_is(text: str) -> None:
     info = {"in_sync": False, "drift": [text], "services": {}, "last_change": {"at": text, "by": text}}
     page = to_html(build({text: info, f"{text}!": {"failed": True, "msg": text}}, when="now"))
     written = text.replace("\u202e", "\\u202e")
-    assert page.count(html.escape(written).replace("&quot;", "&#34;")) == 8
+    assert page.count(html.escape(written).replace("&quot;", "&#34;")) == 9
     assert "\u202e" not in page
 
 
