@@ -98,7 +98,8 @@ class _Steps:
 class FenceOfHost:
     """The fence of this machine.
 
-    :ivar loaded: the outcome of an apply from when the kernel has its fence, even if the rest of it fails.
+    :ivar loaded: the outcome of an apply from when the kernel has its fence, even if the rest of it fails; of the first, as that one knows
+        what was there before.
     """
 
     def __init__(self, *, host: Host, lookup: Lookup, admin_uids: Mapping[int, str], backend: str = AUTO) -> None:
@@ -305,7 +306,7 @@ class FenceOfHost:
         try:
             if steps.load is not None:
                 self._backend.load(steps.load)
-                self.loaded = outcome
+                self.loaded = self.loaded or outcome
             if staged is not None:
                 self._promote(staged, loaded=steps.load is not None)
         except BaseException:
@@ -330,7 +331,7 @@ class FenceOfHost:
             self._launcher.write(steps.launcher)
         for backend, change in steps.remove_fences:
             backend.load(change)
-            self.loaded = outcome
+            self.loaded = self.loaded or outcome
         for path in steps.remove_boot_files:
             self._host.remove(path)
         if steps.plan is not None:

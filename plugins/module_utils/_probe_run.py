@@ -108,13 +108,15 @@ def run_probe(
     """
     names = tuple(item.service.name for item in declared if item.service.state == "present")
     resolved = resolve_host(Store(host).read(), declared)
+    chosen = set(names)
+    probed = [item for item in resolved if item.service.name in chosen]
     ruleset = build(resolved)
     other = bystander(resolved)
     attempts = _probe.plan(
         ruleset,
         names=names,
         given=_probe.Circumstances(
-            accounts=accounts_of([item for item in resolved if item.service.name in names], other, ruleset=ruleset, host=host),
+            accounts=accounts_of(probed, other, ruleset=ruleset, host=host),
             host_range={item.service.name for item in resolved if item.service.assignment == "host"},
             strict={item.service.name for item in resolved if item.service.refuses_bind},
             walled={item.service.name: item.service.wall for item in resolved if item.service.wall is not None},
