@@ -20,7 +20,8 @@ author:
 description:
   - Writes what M(portfence.egress.fence_info) returned for each host as a page that needs nothing else (C(report.html)), as a table (C(report.csv)) and
     as data (C(report.json)).
-  - Shown are a map of the ports, violations and intrusions, services in want of ports, fences that were changed by hand, hosts that were not read, and hosts without a service.
+  - Shown are a map of the ports, violations and intrusions, services in want of ports, fences that were changed by hand, hosts that were not read, and
+    hosts without a service.
 options:
   _input:
     description: Names of hosts, each with the registered result of M(portfence.egress.fence_info), whether it failed or not.

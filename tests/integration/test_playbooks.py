@@ -362,7 +362,8 @@ def test_a_fence_that_can_not_be_kept_is_taken_back(control: Control) -> None:
     """The kernel has it when its file can't be replaced."""
     assert control.play("portfence.egress.site", egress_services=MYAPP).rc == 0
     lab = control.lab
-    lab.run(["sh", "-c", "cp -a /etc/portfence /run/kept && mount -t tmpfs -o mode=755 none /etc/portfence && cp -a /run/kept/. /etc/portfence && rm -r /run/kept"])
+    own = "cp -a /etc/portfence /run/kept && mount -t tmpfs -o mode=755 none /etc/portfence && cp -a /run/kept/. /etc/portfence && rm -r /run/kept"
+    lab.run(["sh", "-c", own])
     before = control.state()
     lab.run(["chattr", "+i", "/etc/portfence/fence.nft"])
     done = control.play("portfence.egress.site", egress_services={"myapp": {"source_ports": "51000-51999"}})
