@@ -87,8 +87,7 @@ def preview(services: Sequence[Resolved], looks: Iterable[Sequence[Socket]]) -> 
             found.append(_unseen(item))
         for protocol in COUNTED:
             if protocol in item.service.protocols:
-                own = [socket for socket in _own(item, connections) if socket.protocol == protocol and _leaves(socket, item)]
-                found.extend(_outside(item, protocol, own))
+                found.extend(_outside(item, protocol, _leaving(item, protocol, connections)))
                 if (item.service.name, protocol) in peaks:
                     found.append(peaks[item.service.name, protocol])
                 found.extend(_intruders(item, protocol, connections))
@@ -117,9 +116,13 @@ def _capacities(services: Sequence[Resolved], connections: SocketIndex) -> List[
     for item in services:
         for protocol in COUNTED:
             if protocol in item.service.protocols:
-                own = [socket for socket in _own(item, connections) if socket.protocol == protocol and _leaves(socket, item)]
-                found.extend(_capacity(item, protocol, own))
+                found.extend(_capacity(item, protocol, _leaving(item, protocol, connections)))
     return found
+
+
+def _leaving(item: Resolved, protocol: str, connections: SocketIndex) -> List[Socket]:
+    """The connections of a service that the fence looks at."""
+    return [socket for socket in _own(item, connections) if socket.protocol == protocol and _leaves(socket, item)]
 
 
 def _own(item: Resolved, sockets: SocketIndex) -> List[Socket]:
