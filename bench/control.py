@@ -13,7 +13,7 @@ from field import LabError, Service
 
 BOOKS = Path(__file__).resolve().parent / "playbooks"
 # Modules that site runs on a host, whatever the number of services: tests/integration/test_round_trips.py counts them.
-ROUND_TRIPS = 8
+ROUND_TRIPS = 6
 
 
 def environment(collections: str) -> Dict[str, str]:

@@ -60,7 +60,10 @@ class Request:
 
 @dataclass
 class Outcome:
-    """What was found, and what was done or, in check mode, would be."""
+    """What was found, and what was done or, in check mode, would be.
+
+    :ivar live: what the backend had in force; None where it was not asked.
+    """
 
     changes: List[str] = field(default_factory=list)
     services: Tuple[Resolved, ...] = ()
@@ -72,6 +75,7 @@ class Outcome:
     warnings: List[str] = field(default_factory=list)
     assignments: Dict[str, str] = field(default_factory=dict)
     fallbacks: Dict[str, str] = field(default_factory=dict)
+    live: Any = None
 
 
 @dataclass
@@ -122,9 +126,9 @@ class FenceOfHost:
         """What modules return of the backend: its name and the versions of its programs."""
         return {"backend": self._backend.name, **self._backend.versions()}
 
-    def counters(self) -> Dict[str, Tuple[int, int]]:
-        """Counter name to packets and bytes. Raises HostError."""
-        return self._backend.counters()
+    def counters(self, outcome: Outcome) -> Dict[str, Tuple[int, int]]:
+        """Counter name to packets and bytes, of the fence that was found; empty where there is none. Raises HostError."""
+        return self._backend.counted(outcome.live) if outcome.live else {}
 
     def apply(self, request: Request, *, check_mode: bool, diff: bool) -> Outcome:
         """Make the fence of the host what is asked.
@@ -145,15 +149,16 @@ class FenceOfHost:
         return outcome
 
     def _plan(self, request: Request, *, diff: bool) -> Tuple[Outcome, _Steps]:
+        finish = self._backend.begin()
         stored = self._stored(request)
         target = _plan.merge(stored, request.services, state=request.state, purge=request.purge)
         resolved = self._resolve(request, target)
-        live = self._backend.live()
+        live = finish()
         strays = others(self._host, self._backend)
         self._unit.check_owner()
         self._launcher.check_owner()
         outcome = Outcome(
-            services_before=tuple(item.service for item in stored.values()), backend_before=in_force(self._host)
+            services_before=tuple(item.service for item in stored.values()), backend_before=in_force(self._host), live=live
         )
         if diff:
             outcome.before = "".join(backend.live_text() for backend in (self._backend, *(stray for stray, _live in strays)))
@@ -173,7 +178,7 @@ class FenceOfHost:
     def _stored(self, request: Request) -> Dict[str, Declared]:
         """The services of the host; whoever takes all of them away need not be able to read them."""
         try:
-            return self._store.read()
+            return self._store.read({item.service.name: item.service for item in request.services})
         except InputError:
             if request.state == "absent" and request.purge:
                 return {}

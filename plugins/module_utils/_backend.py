@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset
@@ -64,6 +64,10 @@ class Backend(ABC):
     def live(self) -> Any:
         """What the kernel has of ours; something empty for nothing. Raises PortFenceError when somebody else wrote it."""
 
+    def begin(self) -> Callable[[], Any]:
+        """Begin with :meth:`live`, so that other work can be done meanwhile; what this gives is to be called for the result, once."""
+        return self.live
+
     @abstractmethod
     def live_text(self) -> str:
         """The same for people, without counts."""
@@ -71,6 +75,10 @@ class Backend(ABC):
     @abstractmethod
     def counters(self) -> Dict[str, Tuple[int, int]]:
         """Counter name to packets and bytes; empty when there is no fence."""
+
+    def counted(self, _live: Any) -> Dict[str, Tuple[int, int]]:
+        """The same as :meth:`live` found it, where that says so; else as it is now."""
+        return self.counters()
 
     @abstractmethod
     def unsupported(self, ruleset: Ruleset) -> List[Tuple[str, str, str]]:

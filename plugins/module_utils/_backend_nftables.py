@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _plan
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Boot, Change, Plan
@@ -13,7 +13,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._boot_lock import
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
-from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing, family_of
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing, Live, family_of
 from ansible_collections.portfence.egress.plugins.module_utils._nftables import (
     CHECK_FAMILY,
     NAT_FAMILIES,
@@ -58,11 +58,20 @@ class NftablesBackend(Backend):
         """See Backend."""
         return {"nft_version": self._nft.version, "iptables_version": None, "iptables_variant": None}
 
-    def live(self) -> Dict[str, Listing]:
+    def live(self) -> Live:
         """Our tables by family."""
-        found = self._nft.live()
-        _plan.check_owner(found)
-        return found
+        return self.begin()()
+
+    def begin(self) -> Callable[[], Live]:
+        """See Backend."""
+        finish = self._nft.begin()
+
+        def checked() -> Live:
+            found = finish()
+            _plan.check_owner(found.tables)
+            return found
+
+        return checked
 
     def live_text(self) -> str:
         """See Backend."""
@@ -71,6 +80,10 @@ class NftablesBackend(Backend):
     def counters(self) -> Dict[str, Tuple[int, int]]:
         """See Backend."""
         return self._nft.counters()
+
+    def counted(self, live: Any) -> Dict[str, Tuple[int, int]]:
+        """See Backend."""
+        return dict(live.counters)
 
     def unsupported(self, ruleset: Ruleset) -> List[Tuple[str, str, str]]:
         """Units, where nft is too old; else nothing: the schema of a service is that of nftables."""
@@ -89,22 +102,23 @@ class NftablesBackend(Backend):
 
     def plan(self, ruleset: Ruleset, *, live: Any) -> Plan:
         """See Backend."""
-        fence = compile_for(ruleset, live)
+        tables = live.tables
+        fence = compile_for(ruleset, tables)
         cgroups = find_cgroups(self._host, fence.members)
-        known = self._tried.gave(fence.text, _plan.fingerprint(live, fence))
-        if known and _plan.has_members(live=live, fence=fence, cgroups=cgroups):
+        known = self._tried.gave(fence.text, _plan.fingerprint(tables, fence))
+        if known and _plan.has_members(live=tables, fence=fence, cgroups=cgroups):
             return Plan(fence.text, None, False, fence, fence.members)
         canonical = self._nft.canonical(fence.text)
         load = None
-        if not _plan.equal(live=live, wanted=canonical, fence=fence, cgroups=cgroups):
-            first = _plan.preparation(live=live, wanted=canonical, fence=fence)
+        if not _plan.equal(live=tables, wanted=canonical, fence=fence, cgroups=cgroups):
+            first = _plan.preparation(live=tables, wanted=canonical, fence=fence)
             load = {
                 _FIRST: first.add,
-                _INPUT: _plan.transaction(live=live, wanted=canonical, fence=fence, cgroups=cgroups),
+                _INPUT: _plan.transaction(live=tables, wanted=canonical, fence=fence, cgroups=cgroups),
                 _UNDO: first.undo,
             }
         tried = _plan.fingerprint({family: family_of(canonical, family) for family in fence.tables}, fence)
-        return Plan(fence.text, load, load is not None and CHECK_FAMILY not in live, fence, fence.members, tried)
+        return Plan(fence.text, load, load is not None and CHECK_FAMILY not in tables, fence, fence.members, tried)
 
     def remember(self, plan: Plan) -> None:
         """See Backend."""
@@ -117,7 +131,7 @@ class NftablesBackend(Backend):
 
     def removal(self, live: Any) -> Change:
         """See Backend."""
-        return {_INPUT: _plan.removal(live)}
+        return {_INPUT: _plan.removal(live.tables)}
 
     def load(self, change: Change) -> None:
         """One transaction, all of it or nothing; before it, chains that nothing leads to yet."""

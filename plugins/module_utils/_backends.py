@@ -32,16 +32,19 @@ def choose(host: Host, wanted: str = AUTO) -> Backend:
     :param wanted: one of :data:`CHOICES`. "auto" is the one that the host has; without a fence, nftables where it can be
         used, else iptables.
     """
-    if wanted == "iptables" or (wanted == AUTO and in_force(host) == "iptables"):
+    chosen = in_force(host) if wanted == AUTO else wanted
+    if chosen == "iptables":
         return IptablesBackend(host)
+    if chosen == "nftables":
+        return NftablesBackend(host)
     try:
         backend = NftablesBackend(host)
-        if wanted == "nftables" or backend.works():
+        if backend.works():
             return backend
     except KilledError:
         raise  # it may work the next time
     except HostError:
-        if wanted == "nftables" or host.find("iptables-restore") is None or os.path.exists(FENCE_FILE):
+        if host.find("iptables-restore") is None:
             raise
     return IptablesBackend(host)
 

@@ -16,7 +16,7 @@ import signal
 import stat
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, Iterator, List, Optional, Sequence, Union
 
@@ -74,37 +74,28 @@ class Host:
         return path
 
     def run(self, args: Sequence[str], *, data: Optional[str] = None, check: bool = True, killed: bool = False) -> Result:
-        """Run a program without a shell.
+        """Run a program without a shell. See :meth:`start` and :meth:`Running.result`."""
+        return self.start(args, data=data).result(check=check, killed=killed)
+
+    def start(self, args: Sequence[str], *, data: Optional[str] = None) -> Running:
+        """Start a program without a shell. Raises HostError.
 
         When this process is killed, the program goes on: it has all of its input by then, and the locks until it ends.
 
         :param data: its standard input.
-        :param check: raise HostError unless it ends with status 0.
-        :param killed: do not raise KilledError where a signal ended it (``rc`` is 128 and its number, as a shell says it).
         """
-        try:
-            with _input(data) as stdin:
-                done = subprocess.run(
-                    list(args),
-                    stdin=stdin,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    env=_ENVIRONMENT,
-                    cwd="/",
-                    pass_fds=self._held,
-                    check=False,
-                )
-        except OSError as error:
-            raise HostError(f"can't run {args[0]}: {error.strerror}") from error
-        rc = done.returncode if done.returncode >= 0 else 128 - done.returncode
-        # Not by subprocess, which would take a carriage return in a name for the end of a line.
-        result = Result(rc, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
-        # bpftool(8) ends with 255 by itself.
-        if not killed and 128 < rc <= 128 + signal.NSIG:
-            raise KilledError(failure(args, result))
-        if check and rc != 0:
-            raise HostError(failure(args, result))
-        return result
+        with ExitStack() as opened:
+            try:
+                out = opened.enter_context(_memory("output"))
+                err = opened.enter_context(_memory("error"))
+                with _input(data) as stdin:
+                    process = subprocess.Popen(
+                        list(args), stdin=stdin, stdout=out, stderr=err, env=_ENVIRONMENT, cwd="/", pass_fds=self._held
+                    )
+            except OSError as error:
+                raise HostError(f"can't run {args[0]}: {error.strerror}") from error
+            opened.pop_all()  # they are closed once they are read
+        return Running(args, process, out, err)
 
     def read(self, path: str) -> Optional[str]:
         """The text of a file as it is, or None when there is none. Lines end with a line feed, and with nothing else. Raises HostError."""
@@ -314,6 +305,45 @@ class Host:
         self.remove(LOCK_PATH)
 
 
+class Running:
+    """A program that was started. It writes into memory, so that several can work at once while nobody reads."""
+
+    def __init__(self, args: Sequence[str], process: subprocess.Popen[bytes], out: IO[bytes], err: IO[bytes]) -> None:
+        self._args = args
+        self._process = process
+        self._out = out
+        self._err = err
+
+    def result(self, *, check: bool = True, killed: bool = False) -> Result:
+        """Wait until it ends. To be called once.
+
+        :param check: raise HostError unless it ended with status 0.
+        :param killed: do not raise KilledError where a signal ended it (``rc`` is 128 and its number, as a shell says it).
+        """
+        returned = self._process.wait()
+        rc = returned if returned >= 0 else 128 - returned
+        # Not by subprocess, which would take a carriage return in a name for the end of a line.
+        result = Result(rc, *(_content(file).decode("utf-8", "replace") for file in (self._out, self._err)))
+        # bpftool(8) ends with 255 by itself.
+        if not killed and 128 < rc <= 128 + signal.NSIG:
+            raise KilledError(failure(self._args, result))
+        if check and rc != 0:
+            raise HostError(failure(self._args, result))
+        return result
+
+
+def _memory(name: str) -> IO[bytes]:
+    """A file in memory. Raises OSError."""
+    return open(os.memfd_create(f"portfence-{name}"), "w+b")
+
+
+def _content(file: IO[bytes]) -> bytes:
+    """All that was written into a file, which is closed then."""
+    with file:
+        file.seek(0)
+        return file.read()
+
+
 @contextmanager
 def _input(data: Optional[str]) -> Iterator[Union[int, IO[bytes]]]:
     """A standard input with this text in it.
@@ -323,7 +353,7 @@ def _input(data: Optional[str]) -> Iterator[Union[int, IO[bytes]]]:
     if not data:
         yield subprocess.DEVNULL
         return
-    with open(os.memfd_create("portfence-input"), "w+b") as file:
+    with _memory("input") as file:
         file.write(data.encode("utf-8", "replace"))
         file.seek(0)
         yield file

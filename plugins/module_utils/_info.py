@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional
 
 from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Outcome, Request
+from ansible_collections.portfence.egress.plugins.module_utils._counts import count, probe_counts, total
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
-from ansible_collections.portfence.egress.plugins.module_utils._store import PROBE_COUNTS_FILE, Store
+from ansible_collections.portfence.egress.plugins.module_utils._store import Store
 from ansible_collections.portfence.egress.plugins.module_utils._usage import (
     Flow,
     Traffic,
@@ -30,11 +31,11 @@ _CONNTRACK_FILE = "/proc/net/nf_conntrack"
 def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
     """Everything that fence_info returns; see its RETURN. Raises PortFenceError."""
     outcome = _compare(fence)
-    counters = fence.counters()
+    counters = fence.counters(outcome)
     sockets = parse_sockets(host.run([host.program("ss", package="iproute2"), "-tunaeH"]).out)
     traffic = Traffic(sockets=sockets, flows=_flows(host), addresses=_addresses(host))
-    probes = _probe_counts(host)
-    violations = {item.service.name: _count(counters, probes, item.service.name, "violations") for item in outcome.services}
+    probes = probe_counts(host)
+    violations = {item.service.name: count(counters, probes, item.service.name, "violations") for item in outcome.services}
     return {
         **port_settings(host),
         **fence.facts(),
@@ -55,18 +56,12 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
                 "uids": list(item.uids),
                 "gids": list(item.gids),
                 "violations": violations[item.service.name],
-                "intrusions": _count(counters, probes, item.service.name, "intrusions"),
+                "intrusions": count(counters, probes, item.service.name, "intrusions"),
                 **usage(_decided(item, outcome.assignments), traffic),
             }
             for item in outcome.services
         },
     }
-
-
-def total(counts: Iterable[Optional[Mapping[str, int]]]) -> Dict[str, int]:
-    """The counts of several services together; those that are None have none."""
-    known = [count for count in counts if count is not None]
-    return {key: sum(count[key] for count in known) for key in ("packets", "bytes", "by_probes")}
 
 
 def port_settings(host: Host) -> Dict[str, Any]:
@@ -88,25 +83,6 @@ def _compare(fence: FenceOfHost) -> Outcome:
 def _decided(item: Resolved, assignments: Mapping[str, str]) -> Resolved:
     """The service with what became of "auto" on this host."""
     return replace(item, service=replace(item.service, assignment=assignments[item.service.name]))
-
-
-def _count(
-    counters: Mapping[str, Tuple[int, int]], probes: Mapping[str, Mapping[str, int]], name: str, event: str
-) -> Optional[Dict[str, int]]:
-    counter = f"{event}_{name}"
-    if counter not in counters:
-        return None
-    packets, size = counters[counter]
-    return {"packets": packets, "bytes": size, "by_probes": min(packets, probes.get(name, {}).get(event, 0))}
-
-
-def _probe_counts(host: Host) -> Dict[str, Dict[str, int]]:
-    """What port_probe wrote down: service → "violations" and "intrusions" → packets. Nothing if it can't be read."""
-    try:
-        content = _json.load(host.read(PROBE_COUNTS_FILE) or "{}")
-        return {name: {event: int(count) for event, count in counts.items()} for name, counts in content.items()}
-    except (ValueError, AttributeError, TypeError):
-        return {}
 
 
 def _flows(host: Host) -> Optional[List[Flow]]:

@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, KilledError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import (
     Listing,
+    Live,
     in_order,
     parse_counters,
     parse_listing,
+    parse_tables,
 )
 from ansible_collections.portfence.egress.plugins.module_utils._nftables import CHECK_FAMILY, FAMILIES, TABLE
 
@@ -51,10 +53,20 @@ class Nft:
         """Whether it has ``socket cgroupv2`` (nftables 0.9.9)."""
         return tuple(map(int, self.version.split("."))) >= (0, 9, 9)
 
-    def live(self) -> Dict[str, Listing]:
-        """The tables of our name, by family. Raises HostError."""
-        printed = {family: self._if_there(["-j", "list", "table", family, TABLE]) for family in FAMILIES}
-        return {family: parse_listing(text) for family, text in printed.items() if text is not None}
+    def begin(self) -> Callable[[], Live]:
+        """Let nft read the tables of our name, of all families at once. What this gives is to be called for them, once; that raises HostError.
+
+        Raises HostError.
+        """
+        commands = {family: [self.path, "-j", "list", "table", family, TABLE] for family in FAMILIES}
+        running = {family: self._host.start(command) for family, command in commands.items()}
+
+        def finish() -> Live:
+            results = {family: program.result(check=False, killed=True) for family, program in running.items()}
+            printed = {family: self._unless_absent(commands[family], result) for family, result in results.items()}
+            return parse_tables({family: text for family, text in printed.items() if text is not None})
+
+        return finish
 
     def live_text(self) -> str:
         """Our tables as nft prints them, without counts; empty when there is none. Raises HostError."""
@@ -115,10 +127,13 @@ class Nft:
 
         To list all tables first would take as long as one with a large fence: nft reads everything for it.
         """
-        result = self._host.run([self.path, *args], check=False, killed=True)
+        command = [self.path, *args]
+        return self._unless_absent(command, self._host.run(command, check=False, killed=True))
+
+    def _unless_absent(self, command: List[str], result: Result) -> Optional[str]:
         if result.rc == 1 and _ABSENT in result.err:
             return None
-        return self._judge([self.path, *args], result).out
+        return self._judge(command, result).out
 
     def _checked(self, args: List[str], *, data: str = "") -> Result:
         return self._judge(args, self._host.run(args, data=data, check=False, killed=True))

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Mapping, Match, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _json
@@ -21,17 +23,58 @@ _TABLE_TEXT = re.compile(r"^(table .* \{\n)((?:.*\n)*?)\}\n", re.MULTILINE)
 _OBJECT_TEXT = re.compile(r"^\t[^\t\n}].*\{\n(?:\t\t.*\n)*\t\}\n", re.MULTILINE)
 
 
+@dataclass(frozen=True)
+class Live:
+    """What the kernel has of a fence: tables by family, and counter name to packets and bytes. False where there are no tables."""
+
+    tables: Dict[str, Listing] = field(default_factory=dict)
+    counters: Dict[str, Tuple[int, int]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.tables)
+
+
+def parse_tables(printed: Mapping[str, str]) -> Live:
+    """``nft -j list table …`` of each family → what is in them. Raises PortFenceError when it is no listing."""
+    live = Live()
+    for family, text in printed.items():
+        with _refused(text, "listing"):
+            objects = _objects(text)
+            live.tables[family] = _ordered(objects)
+            live.counters.update(_counts(objects))
+    return live
+
+
 def parse_listing(text: str) -> Listing:
     """Objects of ``nft -j list …``, without what differs between two equal rulesets.
 
     Handles go, counters are set to zero, objects are sorted by kind and name, elements by value; rules keep their
     order. Raises PortFenceError when it is no listing.
     """
+    with _refused(text, "listing"):
+        return _ordered(_objects(text))
+
+
+def _objects(text: str) -> Listing:
+    return [item for item in _json.load(text)["nftables"] if "metainfo" not in item]
+
+
+def _ordered(objects: Listing) -> Listing:
+    return sorted(map(_normal, objects), key=_place)
+
+
+def _counts(objects: Listing) -> Dict[str, Tuple[int, int]]:
+    counters = [item["counter"] for item in objects if "counter" in item]
+    return {item["name"]: (int(item["packets"]), int(item["bytes"])) for item in counters}
+
+
+@contextmanager
+def _refused(text: str, what: str) -> Iterator[None]:
+    """Raises PortFenceError where nft printed anything else."""
     try:
-        objects = _json.load(text)["nftables"]
-        return sorted((_normal(item) for item in objects if "metainfo" not in item), key=_place)
+        yield
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PortFenceError(f"nft -j printed something that is no listing: {text[:200]!r}") from error
+        raise PortFenceError(f"nft -j printed something that is no {what}: {text[:200]!r}") from error
 
 
 def _normal(item: Mapping[str, Any]) -> Dict[str, Any]:
@@ -71,12 +114,8 @@ def is_ours(listing: Listing) -> bool:
 
 def parse_counters(text: str) -> Dict[str, Tuple[int, int]]:
     """``nft -j list counters`` → counter name to packets and bytes. Raises PortFenceError."""
-    try:
-        objects = _json.load(text)["nftables"]
-        counters = [item["counter"] for item in objects if "counter" in item]
-        return {item["name"]: (int(item["packets"]), int(item["bytes"])) for item in counters}
-    except (ValueError, KeyError, TypeError) as error:
-        raise PortFenceError(f"nft -j printed something that is no list of counters: {text[:200]!r}") from error
+    with _refused(text, "list of counters"):
+        return _counts(_objects(text))
 
 
 def without_elements(listing: Listing, maps: Sequence[str]) -> Listing:

@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _json, _probe, _probe_report
 from ansible_collections.portfence.egress.plugins.module_utils._backends import counters
+from ansible_collections.portfence.egress.plugins.module_utils._counts import count, probe_counts, total
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import INNER_TABLE
@@ -133,8 +134,9 @@ def run_probe(
         after = _counters(host, inside)
         law = _probe.Law(ruleset)
         lines = [_probe.judge(*pair, law=law) for pair in zip(attempts, outcomes)]
-        counted = _probe_report.caused(lines, before=before, after=after)
-        _remember(host, counted, before)
+        counted = _probe_report.caused(lines, before=_packets(before), after=_packets(after))
+        _remember(host, counted, _packets(before))
+        probes = probe_counts(host)
     broken = _probe_report.broken_paths(lines, peer="the temporary peer" if target is None else "the target")
     lines = [_probe_report.unproved(line, broken) for line in lines]
     return Report(
@@ -144,8 +146,9 @@ def run_probe(
             "summary": _probe_report.summary(lines),
             "not_probed": _probe.not_probed(ruleset, names),
             "counted": counted,
+            "violations": total(count(after, probes, item.service.name, "violations") for item in resolved),
         },
-        warnings=_warnings(lines, before, after),
+        warnings=_warnings(lines, _packets(before), _packets(after)),
         message=_probe_report.failure(lines, broken),
     )
 
@@ -206,12 +209,12 @@ def _source(address: str, family: str) -> str:
     return source
 
 
-def _counters(host: Host, namespaces: Sequence[str]) -> Dict[str, int]:
-    """Packets by name of the fence's counters; none where there is no fence of ours.
+def _counters(host: Host, namespaces: Sequence[str]) -> Dict[str, Tuple[int, int]]:
+    """Packets and bytes by name of the fence's counters; none where there is no fence of ours.
 
     :param namespaces: services whose network namespace has a fence, too: its counter is called ``namespace_violations_NAME``.
     """
-    found = {name: packets for name, (packets, _bytes) in counters(host).items()}
+    found = counters(host)
     nft = host.find("nft")
     for name in namespaces if nft is not None else ():
         nsenter = host.program("nsenter", package="util-linux")
@@ -219,8 +222,12 @@ def _counters(host: Host, namespaces: Sequence[str]) -> Dict[str, int]:
         listed = host.run([*enter, nft, "-j", "list", "counters", "table", "inet", INNER_TABLE], check=False)
         inner = parse_counters(listed.out) if listed.rc == 0 else {}
         if f"violations_{name}" in inner:
-            found[f"namespace_violations_{name}"] = inner[f"violations_{name}"][0]
+            found[f"namespace_violations_{name}"] = inner[f"violations_{name}"]
     return found
+
+
+def _packets(found: Mapping[str, Tuple[int, int]]) -> Dict[str, int]:
+    return {name: packets for name, (packets, _bytes) in found.items()}
 
 
 def _remember(host: Host, counted: Mapping[str, Mapping[str, int]], before: Mapping[str, int]) -> None:

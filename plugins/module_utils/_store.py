@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
@@ -47,11 +47,16 @@ class Store:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._contents: Dict[str, Any] = {}
 
-    def read(self) -> Dict[str, Declared]:
-        """All services by name, each with its file as path. Raises InputError with every file that can't be used."""
+    def read(self, given: Optional[Mapping[str, Service]] = None) -> Dict[str, Declared]:
+        """All services by name, each with its file as path. Raises InputError with every file that can't be used.
+
+        :param given: services by name that were parsed already: a file that says the same is not parsed again.
+        """
         found: Dict[str, Declared] = {}
         problems: List[Problem] = []
+        self._contents = {}
         for entry in self._host.list(FOLDER):
             if not entry.endswith(".json"):
                 continue
@@ -64,10 +69,15 @@ class Store:
                 content = _json.load(self._host.read(path) or "")
                 if not isinstance(content, dict) or content.get("name") != name:
                     raise ValueError(f'the key name must be "{name}", like the file')
-                (item,) = parse_list([content], where=path)
-                if item.service.state != "present":
+                same = (given or {}).get(name)
+                if same is not None and content == same.to_dict():
+                    service = same
+                else:
+                    service = parse_list([content], where=path)[0].service
+                if service.state != "present":
                     raise ValueError('the key state must be "present"')
-                found[name] = Declared(path, item.service)
+                found[name] = Declared(path, service)
+                self._contents[name] = content
             except InputError as error:
                 problems.extend(error.problems)
             except ValueError as error:
@@ -82,12 +92,13 @@ class Store:
         self._host.make_directory(FOLDER)
 
     def differs(self, service: Service) -> bool:
-        """Whether the file of a service is not what it should be."""
-        return self._host.read_own(path_of(service.name)) != to_text(service)
+        """Whether the file of a service says anything else than it should, as it was read or written; a key that is missing counts."""
+        return self._contents.get(service.name) != service.to_dict()
 
     def write(self, service: Service) -> None:
         """Store one service."""
         self._host.write(path_of(service.name), to_text(service))
+        self._contents[service.name] = service.to_dict()
 
     def remove(self, name: str) -> None:
         """Forget one service."""

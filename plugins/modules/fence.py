@@ -186,7 +186,7 @@ fallbacks:
 fence:
   description: The content of the file for boot, empty when no service is left. Text for C(nft -f), or a shell script with
     the rules for C(iptables-restore) and C(ip6tables-restore).
-  returned: success
+  returned: when something was changed, or would be
   type: str
 owners:
   description: The numeric owners of each service of the host.
@@ -195,7 +195,7 @@ owners:
   sample: {"myapp": {"uids": [990], "gids": []}}
 services_before:
   description: The services of the host before, as this module takes them, so that they can be put back. Keys that have their default are left out.
-  returned: success, and when it failed after the kernel had the new fence
+  returned: when something was changed, or would be, and when it failed after the kernel had the new fence
   type: list
   elements: dict
 """
@@ -236,9 +236,7 @@ def run(module: AnsibleModule) -> None:
             assignments={},
             fallbacks={},
             changes=[],
-            fence="",
             owners={},
-            services_before=[],
         )
     fence = FenceOfHost(host=host, lookup=lookup_on(host), admin_uids=admin_uids(host), backend=module.params["backend"])
     try:
@@ -263,10 +261,12 @@ def run(module: AnsibleModule) -> None:
         "assignments": outcome.assignments,
         "fallbacks": outcome.fallbacks,
         "changes": outcome.changes,
-        "fence": outcome.fence,
         "owners": {item.service.name: {"uids": item.uids, "gids": item.gids} for item in outcome.services},
-        "services_before": [service.to_dict(defaults=False) for service in outcome.services_before],
     }
+    if outcome.changes:
+        # Long, and of no use where nothing is to be put back: Ansible goes through results value by value.
+        result["fence"] = outcome.fence
+        result["services_before"] = [service.to_dict(defaults=False) for service in outcome.services_before]
     if module._diff:
         result["diff"] = {"before": outcome.before, "after": outcome.after}
     leave(module, **result)

@@ -206,7 +206,8 @@ services:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, is_untouched
 from ansible_collections.portfence.egress.plugins.module_utils._backends import NO_BACKEND
-from ansible_collections.portfence.egress.plugins.module_utils._info import gather, port_settings, total
+from ansible_collections.portfence.egress.plugins.module_utils._counts import total
+from ansible_collections.portfence.egress.plugins.module_utils._info import gather, port_settings
 from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
 from ansible_collections.portfence.egress.plugins.module_utils._names import lookup_on
 from ansible_collections.portfence.egress.plugins.module_utils._store import host_of_root

@@ -185,6 +185,11 @@ counted:
   returned: when the probe was made, also when it failed
   type: dict
   sample: {"myapp": {"violations": 0, "intrusions": 4}}
+violations:
+  description: Those that the fence has counted of all services of the host together, as M(portfence.egress.fence_info) has them.
+  returned: when the probe was made, also when it failed
+  type: dict
+  sample: {"packets": 3, "bytes": 180, "by_probes": 2}
 missing_programs:
   description: Programs that have to be installed first.
   returned: when the probe was not made because of them

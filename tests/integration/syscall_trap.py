@@ -34,6 +34,8 @@ _PATHS: Dict[str, Tuple[int, ...]] = {
 # The first argument is an open file.
 _HANDLES = ("write", "pwrite64", "writev", "ftruncate", "fchmod", "fchown", "fsync", "fdatasync")
 _OTHERS = ("unshare", "setns")
+# What a program says, and what the test writes down.
+_ELSEWHERE = ("pipe:", "socket:", "/dev/null", "/tmp/", "/memfd:portfence-output", "/memfd:portfence-error")
 _OPENS = {"open": (0, 1), "openat": (1, 2), "creat": (0, None)}
 _SENDS = ("sendmsg", "sendto", "setsockopt")
 # The place of rules of iptables-legacy: <linux/netfilter_ipv4/ip_tables.h>
@@ -136,7 +138,7 @@ class Process:
             return f"{call} {self.text(args[_OPENS[call][0]])}"
         if call in _HANDLES:
             file = self.file(args[0] & 0xFFFFFFFF)
-            return None if file.startswith(("pipe:", "socket:", "/dev/null", "/tmp/")) else f"{call} {file}"
+            return None if file.startswith(_ELSEWHERE) else f"{call} {file}"
         if call in _OTHERS:
             return f"{call} {args[0] if call == 'unshare' else args[1]:#x}"
         if call == "setsockopt":

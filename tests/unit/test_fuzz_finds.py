@@ -18,7 +18,7 @@ from ansible_collections.portfence.egress.plugins.module_utils import (
     _accounts,
     _classid_plan,
     _classid_units,
-    _info,
+    _counts,
     _json,
     _launcher,
     _lock_file,
@@ -174,7 +174,7 @@ def test_the_launcher_names_a_damaged_file(content: str, tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("content", [DEEP, '{"a": {"violations": 1e999}}', "[1]"])
 def test_damaged_counts_of_probes_are_none(content: str) -> None:
-    assert _info._probe_counts(FakeHost(files={PROBE_COUNTS_FILE: content})) == {}
+    assert _counts.probe_counts(FakeHost(files={PROBE_COUNTS_FILE: content})) == {}
 
 
 @pytest.mark.parametrize(
