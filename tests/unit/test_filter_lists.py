@@ -14,11 +14,12 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.portfence.egress.plugins.filter.assignments import assignments
 from ansible_collections.portfence.egress.plugins.filter.cgroups import cgroups
 from ansible_collections.portfence.egress.plugins.filter.namespaces import namespaces
+from ansible_collections.portfence.egress.plugins.filter.present import present
 from ansible_collections.portfence.egress.plugins.filter.reserved_ports import reserved_ports
 from ansible_collections.portfence.egress.plugins.filter.service_accounts import service_accounts
 from ansible_collections.portfence.egress.plugins.filter.services import services
 
-FILTERS = {"assignments": assignments, "cgroups": cgroups, "reserved_ports": reserved_ports, "service_accounts": service_accounts}
+FILTERS = {"assignments": assignments, "cgroups": cgroups, "present": present, "reserved_ports": reserved_ports, "service_accounts": service_accounts}
 
 
 def policy(**variables: Dict[str, Any]) -> Any:
@@ -86,6 +87,11 @@ def test_ports_that_services_reserve() -> None:
     assert reserved_ports(found) == ["20000-20007", "20100"]
     own = [{"name": "x", "source_ports": 54000}, {"name": "y", "source_ports": "5-6", "state": "absent"}]
     assert reserved_ports(own) == ["54000"]
+
+
+def test_services_that_are_present() -> None:
+    found = [{"name": "a"}, {"name": "b", "state": "absent"}, {"name": "c", "state": "present"}]
+    assert [service["name"] for service in present(found)] == ["a", "c"]
 
 
 def test_assignments_of_services() -> None:
