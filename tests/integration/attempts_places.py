@@ -101,7 +101,8 @@ def place_mark() -> None:
 
 @attempt_in_place(
     "an address that is not its own (`IP_FREEBIND`), and a port outside",
-    "IPv4 has no route for it. What comes from other addresses than the `addresses` is not of the service: have the host drop what has no way back, also for IPv6",
+    "IPv4 has no route for it. What comes from other addresses than the `addresses` is not of the service: have the host drop what has no way"
+    " back, also for IPv6",
 )
 def place_free_bind() -> None:
     addresses = {socket.AF_INET: "203.0.113.77", socket.AF_INET6: "2001:db8:77::77"}
@@ -195,7 +196,11 @@ def place_user_network() -> None:
     by_program("unshare", "--user", "--map-root-user", "--net", sys.executable)
 
 
-@attempt_in_place("a socket that was opened elsewhere and passed on", "it is of the place where it was opened; with net_cls, where it was received. With `namespace`, the account is fenced as well", account="root")
+@attempt_in_place(
+    "a socket that was opened elsewhere and passed on",
+    "it is of the place where it was opened; with net_cls, where it was received. With `namespace`, the account is fenced as well",
+    account="root",
+)
 def place_passed_on() -> None:
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
