@@ -20,19 +20,23 @@ def take(*, path: str = PATH, otherwise: str) -> str:
     """Commands that hold the lock from here to the end of the shell and of what it runs.
 
     The file is root's alone: flock(2) asks for no more than an open file, so whoever could read it could keep us waiting. A module that
-    removed everything of ours has removed the file as well: then the lock is that of the next file.
+    removed everything of ours has removed the file as well: then the lock is that of the next file. No link is followed, which could have a
+    file made in a place where it means something.
 
-    :param otherwise: a command for when the lock was not free for :data:`WAIT` seconds; it goes on unless that ends the shell.
+    :param otherwise: a command for when the file can't be opened, or the lock was not free for :data:`WAIT` seconds; it goes on unless that
+        ends the shell.
     """
     own = f"test {path} -ef /proc/self/fd/9"
-    reopen = f"umask 077; exec 9>>{path}; umask 022"
+    # By itself, an exec that can't open a file ends the shell.
+    reopen = f"exec 9>&-; umask 077; test ! -L {path} && command exec 9>>{path}; umask 022"
     return f"{reopen}; while if flock --wait {WAIT} 9; then ! {own}; else {otherwise}; false; fi; do {reopen}; done"
 
 
 def locked(command: str) -> str:
     """The command for a unit that runs this one under the lock; neither may have single quotes, nor what systemd expands.
 
-    After :data:`WAIT` seconds it goes on without: whoever holds the lock for so long is stuck, and no fence at all would be worse.
+    It goes on without when the file can't be opened, and after :data:`WAIT` seconds: whoever holds the lock for so long is stuck, and no fence
+    at all would be worse.
     """
-    said = f'echo "portfence: {PATH} was held for {WAIT} seconds; going on without it" >&2'
+    said = f'echo "portfence: {PATH} was held for {WAIT} seconds, or is no file that can be opened; going on without it" >&2'
     return f"/bin/sh -c '{take(otherwise=said)}; {command}'"

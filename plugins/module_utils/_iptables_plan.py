@@ -10,7 +10,8 @@ table ``nat`` comes twice, at first with the rules of before behind the new ones
 
 from __future__ import annotations
 
-from typing import Dict, List, Tuple
+import re
+from typing import Dict, List, Set, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._iptables import CHAIN, EVENTS, HOOKS
 from ansible_collections.portfence.egress.plugins.module_utils._iptables_listing import Jump, Listing, Part
@@ -18,6 +19,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._iptables_listing
 _EMPTY = Part({}, ())
 # Without the check nothing relies on the translation.
 _REMOVAL = ("filter", "mangle", "nat", "raw")
+# A limit that several rules share, which the kernel knows by its name.
+_SHARED_LIMIT = re.compile(r"-m hashlimit .*?--hashlimit-name \S+")
 
 
 def transaction(*, live: Listing, wanted: Listing) -> str:
@@ -31,13 +34,33 @@ def transaction(*, live: Listing, wanted: Listing) -> str:
     if merged.chains != nat.chains:
         steps.append(("nat", nat))
     steps.append(("filter", wanted.get("filter", _EMPTY)))
-    state: Dict[str, Part] = dict(live)
-    text = ""
+    state: Dict[str, Part] = _without_strange_limits(live, wanted)
+    text = "".join(_block(table, now=part, then=state[table]) for table, part in live.items() if state[table] != part)
     for table, part in steps:
         if part != state.get(table, _EMPTY):
             text += _block(table, now=state.get(table, _EMPTY), then=part)
         state[table] = part
     return text
+
+
+def _without_strange_limits(live: Listing, wanted: Listing) -> Dict[str, Part]:
+    """The live chains; when somebody has changed the limit of the log, without all rules that log.
+
+    The kernel leaves a limit as the first rule with its name made it, as long as there is a rule with that name. To log less for a moment
+    leaves the fence as it is.
+    """
+    meant = _shared_limits(wanted)
+    if not meant or _shared_limits(live) <= meant:
+        return dict(live)
+    return {
+        table: Part({name: tuple(rule for rule in rules if not _SHARED_LIMIT.search(rule)) for name, rules in part.chains.items()}, part.jumps)
+        for table, part in live.items()
+    }
+
+
+def _shared_limits(listing: Listing) -> Set[str]:
+    rules = (rule for part in listing.values() for found in part.chains.values() for rule in found)
+    return {limit[0] for limit in map(_SHARED_LIMIT.search, rules) if limit}
 
 
 def removal(live: Listing) -> str:

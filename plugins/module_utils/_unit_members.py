@@ -62,7 +62,7 @@ commands() {{
 }}
 
 # Nobody else reads the list and the cgroups and changes the fence meanwhile.
-lock() {{ {take(otherwise=f'echo "portfence: {PATH} is held by another program" >&2; exit 255')}; }}
+lock() {{ {take(otherwise=f'echo "portfence: {PATH} is held by another program, or can not be opened" >&2; exit 255')}; }}
 
 case $1 in
     load)

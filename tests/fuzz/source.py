@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from typing import Any, Callable, List, Mapping, Optional, Sequence, TypeVar
 
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
 
 T = TypeVar("T")
+
+# In a long run, the kernel and the shell are given every output, and otherwise one of each shape.
+EVERYTHING = os.environ.get("PORTFENCE_FUZZ_SECONDS", "0") != "0"
 
 # Pieces that mean something to one of those who read what we write: nft, iptables-restore, the shell, systemd, sysctl, Jinja, browsers,
 # spreadsheets, terminals, JSON, Python.

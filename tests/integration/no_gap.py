@@ -4,8 +4,8 @@
 """Runs in a lab, for test_no_gap.py.
 
 no_gap.py apply COUNT BACKEND   gives the host policies of standard input (a list of lists of services), one after the other, COUNT times.
-no_gap.py press STOP            as the account that calls it, opens connections and sends datagrams from outside of its ports, and from
-                                ports of the kernel's choice, until the file STOP is there.
+no_gap.py press STOP LOW HIGH   as the account that calls it, opens connections and sends datagrams from these ports, which it must not use, and
+                                from ports of the kernel's choice, until the file STOP is there. Datagrams also come from sockets that stay.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import os
 import socket
 import sys
+from contextlib import suppress
 from typing import Tuple
 
 PEER = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8:0:1::1"}
@@ -40,16 +41,41 @@ def apply(count: int, backend: str) -> None:
     print(count)
 
 
-def press(stop: str) -> None:
+def press(stop: str, low: int, high: int) -> None:
     """Prints how often it tried, and how often the kernel said no at once."""
     tried = refused = 0
-    for port in itertools.cycle(OUTSIDE):
+    staying = [_Staying(family, low + number) for number in range(10) for family in PEER]
+    for port in itertools.cycle(range(low, high + 1)):
         for family, kind, source in itertools.product(PEER, (socket.SOCK_STREAM, socket.SOCK_DGRAM), (port, 0)):
             tried += 1
             refused += _try(family, kind, source)
-        if port % 50 == 0 and os.path.exists(stop):
-            break
+        if port % 50 == 0:
+            tried += len(staying)
+            refused += sum(sock.try_again() for sock in staying)
+            if os.path.exists(stop):
+                break
     print(json.dumps({"tried": tried, "refused": refused}))
+
+
+class _Staying:
+    """A socket for datagrams that stays bound and connected, unless it may not be."""
+
+    def __init__(self, family: socket.AddressFamily, port: int) -> None:
+        self._sock = socket.socket(family, socket.SOCK_DGRAM)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(PermissionError):
+            self._sock.bind(("", port))
+            self._sock.connect((PEER[family], 7000))
+
+    def try_again(self) -> int:
+        """How often the kernel said no."""
+        try:
+            self._sock.send(b"anybody there?")
+        except OSError as error:
+            if error.errno not in (*_NO, errno.EDESTADDRREQ):
+                raise
+            return 1
+        return 0
 
 
 def _try(family: socket.AddressFamily, kind: socket.SocketKind, port: int) -> int:
@@ -76,4 +102,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "apply":
         apply(int(sys.argv[2]), sys.argv[3])
     else:
-        press(sys.argv[2])
+        press(sys.argv[2], *map(int, sys.argv[3:]))

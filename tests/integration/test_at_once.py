@@ -88,6 +88,15 @@ class Held:
         data = json.dumps({"ANSIBLE_MODULE_ARGS": params})
         self.meets(sys.executable, "-m", f"ansible_collections.portfence.egress.plugins.modules.{name}", data=data)
 
+    def waits(self) -> bool:
+        """Whether the second one goes on to wait; it has the time in which it would have ended."""
+        assert self._second is not None
+        try:
+            self._second.wait(1.5)
+            return False
+        except subprocess.TimeoutExpired:
+            return True
+
     def __exit__(self, *_about: object) -> None:
         self._lab.run(["touch", f"{HELD}.go"])
         if self._second is not None:
@@ -216,7 +225,7 @@ def test_after_the_wait_the_fence_is_loaded_nevertheless(lab: Lab) -> None:
     lab.nft("flush ruleset")
     command = [part.replace(f"--wait {_boot_lock.WAIT}", "--wait 0.3") for part in boot_command(lab)]
     done = lab.run(["flock", LOCKS[1], *command])
-    assert done.err == f"portfence: {LOCKS[1]} was held for 60 seconds; going on without it\n"
+    assert done.err == f"portfence: {LOCKS[1]} was held for 60 seconds, or is no file that can be opened; going on without it\n"
     assert rules(lab) == wanted
 
 
@@ -241,6 +250,40 @@ def test_a_unit_without_the_lock_is_taken_over(lab: Lab) -> None:
     assert lab.module("fence", **fence(OLD))["changes"] == [f"write {path}" for path in units]
     assert not lab.module("fence", **fence(OLD))["changed"]
     assert "flock" in lab.run(["cat", units[0]]).out and "flock" in lab.run(["cat", units[1]]).out
+
+
+KINDS: Dict[str, Dict[str, Any]] = {
+    "fence": fence(NEW),
+    "ephemeral_ports": {"reserved_ports": ["51000-51999"], "local_port_range": "30000-39999"},
+    "network_namespace": {"namespaces": [{"name": "tenant", "source_ports": "57000-57499"}]},
+    "cgroup_classid": {"cgroups": [{"name": "legacy", "classid": "0x100001"}]},
+    "service_account": {"accounts": [{"name": "myapp"}]},
+}
+
+
+@pytest.mark.parametrize(
+    ("first", "at", "second"),
+    [
+        ("fence", "rename /etc/portfence/fence.nft", "ephemeral_ports"),
+        ("ephemeral_ports", "rename /etc/sysctl.d/60-portfence.conf", "fence"),
+        ("fence", "rename /etc/portfence/fence.nft", "network_namespace"),
+        ("network_namespace", "nft: sendmsg", "fence"),
+        ("fence", "rename /etc/portfence/fence.nft", "cgroup_classid"),
+        ("cgroup_classid", "net_cls.classid", "fence"),
+        ("fence", "rename /etc/portfence/fence.nft", "service_account"),
+    ],
+)
+def test_modules_of_different_kinds_wait_for_each_other(first: str, at: str, second: str) -> None:
+    """What each of them wants is there afterwards, as if the other one had not been."""
+    with NetClsLab() as lab, Supervised(lab) as modules:
+        succeed(lab, "fence", fence(OLD))
+        with Held(lab, modules.begin, first, KINDS[first], at=at) as held:
+            held.meets_module(second, KINDS[second])
+            assert held.waits()
+        assert modules.finish()["rc"] == 0
+        assert held.rc == 0, held.said
+        for name in (first, second):
+            assert not lab.module(name, **KINDS[name])["changed"], name
 
 
 def test_ephemeral_ports_of_a_boot_wait_for_a_change(lab: Lab, modules: Supervised) -> None:

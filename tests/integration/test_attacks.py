@@ -17,7 +17,7 @@ from attacks import ATTEMPTS, FILES
 from attempt import FEW, GO, NO_FENCE, OWN_PORTS, READY, Attempt
 from bpf_lab import BpfLab
 from field_rules import BOTH, INSIDE, MYAPP, OTHER, PORTS, blocked, fence, passes, until
-from lab import REPOSITORY, Lab, LabError, Result
+from lab import REPOSITORY, Lab, LabError, Packet, Result
 
 PAGE = REPOSITORY / "docs/threat-model.md"
 BEGIN, END = "<!-- attacks: begin -->\n", "<!-- attacks: end -->\n"
@@ -30,6 +30,25 @@ NOBODY = 65534  # an account without a service
 BLOCKED, MOVED, OUT, ICMP, NOT_POSSIBLE = "nothing left", "left from inside", "**left from outside**", "ICMP left", "–"
 OTHERWISE = "**left otherwise**"  # without a port, or from one that is nobody's
 UNKNOWN = "EPROTONOSUPPORT"  # to the kernel
+
+
+def said_of(packets: List[Packet], *, first: int, met: List[str], icmp: bool = False) -> str:
+    """A cell of the table.
+
+    :param packets: what arrived at the peer.
+    :param first: the first of the ports of the attempt.
+    :param met: names of the errors that the program met.
+    :param icmp: whether the attempt sends ICMP.
+    """
+    ports = {packet.source_port for packet in packets if packet.protocol in ("tcp", "udp", "udplite", "sctp")}
+    saw = [MOVED] if ports & {*PORTS, *FEW} else []
+    if ports & ({*CHOSEN} | {*range(first, first + EACH)}):
+        saw.append(OUT)
+    if icmp and any(packet.protocol in ("icmp", "icmpv6") for packet in packets):
+        saw.append(ICMP)
+    if not saw and any(packet.protocol not in ("icmp", "icmpv6") for packet in packets):
+        saw.append(OTHERWISE)
+    return (" and ".join(saw) or BLOCKED) + (f" ({', '.join(met)})" if met else "")
 
 
 class Attacker:
@@ -62,16 +81,7 @@ class Attacker:
             self._fence(usual)
         self.lab.peer.packets()
         met = self._run(name, attempt, first=first, then=usual).out.split()
-        packets = self.lab.peer.packets()
-        ports = {packet.source_port for packet in packets if packet.protocol in ("tcp", "udp", "udplite", "sctp")}
-        saw = [MOVED] if ports & {*PORTS, *FEW} else []
-        if ports & ({*CHOSEN} | {*range(first, first + EACH)}):
-            saw.append(OUT)
-        if attempt.icmp and any(packet.protocol in ("icmp", "icmpv6") for packet in packets):
-            saw.append(ICMP)
-        if not saw and any(packet.protocol not in ("icmp", "icmpv6") for packet in packets):
-            saw.append(OTHERWISE)
-        return (" and ".join(saw) or BLOCKED) + (f" ({', '.join(met)})" if met else "")
+        return said_of(self.lab.peer.packets(), first=first, met=met, icmp=attempt.icmp)
 
     def _run(self, name: str, attempt: Attempt, *, first: int, then: Dict[str, object]) -> Result:
         uid = {"fenced": MYAPP, "other": OTHER, "root": None}[attempt.account]

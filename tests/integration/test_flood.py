@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import pytest
 from bpf_lab import BpfLab
@@ -63,6 +63,36 @@ for number in itertools.count(1):
         break
 print(4 * number)
 """
+
+
+# By hand: another rate in the place of the limit of all services, and rules without that limit.
+LIFTED = (
+    """
+    nft list table inet portfence | sed 's,rate 50/second burst 50,rate 5000/second burst 5000,' >/run/lifted
+    nft delete table inet portfence
+    nft -f /run/lifted
+    """,
+    """
+    nft list table inet portfence | sed 's/ limit name "logged"//' >/run/lifted
+    nft delete table inet portfence
+    nft -f /run/lifted
+    """,
+)
+# The kernel makes the limit anew when there has been no rule with it.
+LIFTED_IPTABLES = (
+    """
+    for stem in iptables ip6tables; do
+        $stem-save | sed 's,upto 50/sec --hashlimit-burst 50 ,upto 5000/sec --hashlimit-burst 5000 ,' >/run/lifted
+        for table in filter mangle; do $stem -t $table -F; done
+        $stem-restore </run/lifted
+    done
+    """,
+    """
+    for stem in iptables ip6tables; do
+        $stem-save | sed 's,-m hashlimit .*--hashlimit-name portfence-50 ,,' | $stem-restore
+    done
+    """,
+)
 
 
 def flood(lab: Lab, *, seconds: int) -> Dict[int, int]:
@@ -198,6 +228,42 @@ def test_the_log_of_a_host_has_a_ceiling(lab: Lab, backend: str) -> None:
     for family in ("",) if backend == "nftables" else ("iptables ", "ip6tables "):
         logged = sum(count for place, count in lines.items() if place.startswith(family))
         assert CEILING <= logged <= CEILING + CEILING * seconds + 1, (lines, seconds)
+
+
+# More than the host may log.
+EAGER: List[Dict[str, Any]] = [{**service, "log": {"rate": "1000/second"}} for service in SERVICES]
+
+
+def logged_in_a_flood(lab: Lab) -> Dict[str, Tuple[int, float]]:
+    """How many lines the rules of a family would have written, with one for both in nftables, and the seconds that they had for it."""
+    # What an earlier flood has used up of the limits is there again after so long.
+    time.sleep(1.2)
+    begin = time.monotonic()
+    log = NftablesLog(lab) if lab.backend == "auto" else IptablesLog(lab)
+    tried = flood(lab, seconds=2)
+    lines = log.lines()
+    seconds = time.monotonic() - begin
+    assert min(tried.values()) > 300
+    families = ("",) if lab.backend == "auto" else ("iptables ", "ip6tables ")
+    return {family: (sum(count for place, count in lines.items() if place.startswith(family)), seconds) for family in families}
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables-nft", "iptables-legacy"])
+def test_a_rate_above_the_ceiling_does_not_lift_it(lab: Lab, backend: str) -> None:
+    """Neither for what is dropped nor for what is rejected, nor after somebody has lifted it by hand."""
+    if backend != "nftables":
+        lab.use_iptables(backend.partition("-")[2])
+    assert not lab.module("fence", services=EAGER, backend=lab.backend).get("failed")
+    lab.peer.packets()
+    for logged, seconds in logged_in_a_flood(lab).values():
+        assert CEILING <= logged <= CEILING + CEILING * seconds + 1, (logged, seconds)
+    for harm in LIFTED if backend == "nftables" else LIFTED_IPTABLES:
+        lab.run(["sh", "-ec", harm])
+        assert lab.module("fence", services=EAGER, backend=lab.backend)["changes"] == ["load the fence into the kernel"]
+        assert not lab.module("fence", services=EAGER, backend=lab.backend)["changed"]
+        for logged, seconds in logged_in_a_flood(lab).values():
+            assert CEILING <= logged <= CEILING + CEILING * seconds + 1, (harm, logged, seconds)
+    assert lab.peer.packets() == []
 
 
 def test_a_flood_leaves_the_ebpf_maps_as_they_are() -> None:

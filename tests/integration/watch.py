@@ -46,16 +46,17 @@ def watched(rules: str, *, uid: int, kind: Type[Lab] = Lab) -> Iterator[Lab]:
         yield lab
 
 
-def start(lab: Lab, pool: ThreadPoolExecutor, *, uid: int) -> "Future[Dict[str, int]]":
-    """Let an account try until there is a file STOP."""
+def start(lab: Lab, pool: ThreadPoolExecutor, *, uid: int, ports: range = OUTSIDE) -> "Future[Dict[str, int]]":
+    """Let an account try these ports until there is a file STOP."""
     lab.run(["sh", "-c", "cat >/run/no_gap.py && chmod 644 /run/no_gap.py"], data=PROGRAM.read_text(encoding="utf-8"))
     lab.run(["rm", "-f", STOP])
 
     become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"]
+    bounds = [str(ports.start), str(ports.stop - 1)]
     run = lab.inside if isinstance(lab, BpfLab) else lab.run
 
     def work() -> Dict[str, int]:
-        said: Dict[str, int] = json.loads(run([*become, "/usr/bin/python3", "-I", "/run/no_gap.py", "press", STOP], timeout=600).out)
+        said: Dict[str, int] = json.loads(run([*become, "/usr/bin/python3", "-I", "/run/no_gap.py", "press", STOP, *bounds], timeout=600).out)
         return said
 
     return pool.submit(work)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import stat
 import subprocess
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.portfence.egress.plugins.module_utils import _host
+from ansible_collections.portfence.egress.plugins.module_utils import _boot_lock, _host
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, KilledError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result, failure
 
@@ -137,6 +138,14 @@ def test_the_lock_is_held_and_given_back(tmp_path: Path, monkeypatch: pytest.Mon
         HOST.remove_lock()
     with HOST.lock(wait=0):
         assert os.path.exists(path)
+
+
+def test_runs_and_units_wait_as_long_as_is_stated() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    assert inspect.signature(Host.lock).parameters["wait"].default == _host.LOCK_WAIT == _boot_lock.WAIT
+    assert f"A run waits for {_host.LOCK_WAIT:g} seconds for each of the two, then fails" in page
+    assert f"command of a unit that loads something waits for {_boot_lock.WAIT} seconds" in page
+    assert f"flock --wait {_boot_lock.WAIT} 9" in _boot_lock.locked("true")
 
 
 def test_a_lock_whose_file_was_removed_is_not_the_one_that_others_take(

@@ -158,6 +158,15 @@ def test_a_unit_that_the_fence_does_not_know_may_not_start(tmp_path: Path, folde
     assert done.stderr.startswith(message)
 
 
+@pytest.mark.parametrize("word", ["join", "leave"])
+def test_a_unit_that_can_not_have_the_lock_fails_and_says_so(tmp_path: Path, word: str) -> None:
+    """With any status from 1 to 254, systemd would keep quiet about a unit that it does not start (ExecCondition= in systemd.service(5))."""
+    (tmp_path / "lock").mkdir()
+    done = run_script(tmp_path, word, "app.service")
+    assert (done.returncode, done.stdout) == (255, "")
+    assert done.stderr.endswith(f"portfence: {tmp_path}/lock is held by another program, or can not be opened\n")
+
+
 def test_elements_of_a_listing() -> None:
     element = ["7", {"jump": {"target": "checked_unit_app"}}]
     listing = [
