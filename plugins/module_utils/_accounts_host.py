@@ -8,6 +8,7 @@ The account files are read here and written by useradd, systemd-sysusers, usermo
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -40,6 +41,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._accounts_plan im
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 
+_DATABASES = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/subuid", "/etc/subgid")
 _PACKAGE = "passwd (shadow-utils on Fedora, RHEL and their kin)"
 
 
@@ -104,6 +106,21 @@ def _check_tools(host: Host, plan: Plan) -> None:
         host.program(name, package=_PACKAGE)
     if os.statvfs("/etc").f_flag & os.ST_RDONLY:
         raise HostError("/etc is mounted read-only, so that accounts can't be changed; remount it writable")
+    databases = [path for path in _DATABASES if os.path.exists(path)]
+    host.check_changeable(databases)
+    _check_room(databases)
+
+
+def _check_room(databases: Sequence[str]) -> None:
+    """Raises HostError where the tools would find no room: they write each file anew, and a copy of the old one."""
+    disk = os.statvfs("/etc")
+    blocks = sum(2 * (os.stat(path).st_size // disk.f_frsize + 2) for path in databases)
+    # Some file systems don't say how large they are.
+    if disk.f_blocks and disk.f_bfree < blocks:
+        raise HostError(
+            f"can't change {databases[0]}: {os.strerror(errno.ENOSPC)}; accounts take {blocks * disk.f_frsize} bytes for a moment,"
+            f" and {disk.f_bfree * disk.f_frsize} are free; nothing was changed"
+        )
 
 
 # ---- look ----
