@@ -176,3 +176,18 @@ def test_an_immutable_file(case: Case, host: Lab, to: str) -> None:
     assert result.get("failed") and f"can't change {path}: " in result["msg"], result
     host.run(["chattr", "-i", path])
     converges(case, host, getattr(case, to))
+
+
+@pytest.mark.parametrize(("full", "told"), [("ro", "can't change /srv/disk/myapp: Read-only file system"), ("nr_inodes=1", "directory /srv/disk/myapp")])
+def test_a_home_that_can_not_be_made(lab: Lab, full: str, told: str) -> None:
+    """There is no account then: the next run would leave the home of one that exists alone."""
+    lab.run(["sh", "-c", f"mount -t tmpfs -o mode=755 none /srv && mkdir /srv/disk && mount -t tmpfs -o mode=755,{full} none /srv/disk"])
+    account = {"name": "myapp", "home": "/srv/disk/myapp", "create_home": True}
+    before = state_of_accounts(lab)
+    result = lab.module("service_account", accounts=[account])
+    assert result.get("failed") and told in result["msg"], result
+    assert state_of_accounts(lab) == before
+    lab.run(["mount", "-o", "remount,rw,nr_inodes=100", "/srv/disk"])
+    assert lab.module("service_account", accounts=[account])["changed"]
+    assert lab.run(["stat", "--format=%U %a", "/srv/disk/myapp"]).out.split()[0] == "myapp"
+    assert not lab.module("service_account", accounts=[account])["changed"]
