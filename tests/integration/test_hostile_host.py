@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Optional
 import pytest
 from lab import Lab
 from listing import rules
+from net_cls import NetClsLab
 
 USER = 991
 MYAPP = {"name": "myapp", "source_ports": "50000-50999"}
@@ -141,37 +142,65 @@ def test_the_program_of_the_metrics_is_nobody_elses(host: Lab, harm: str) -> Non
     assert result["failed"] and "/usr/local/lib/portfence belongs to UID" in result["msg"]
 
 
-PLANTED = ("nft", "ip", "systemctl", "useradd", "userdel", "groupadd", "newusers", "getent", "sysctl", "sh", "mount", "tc", "conntrack", "ss", "ps")
+# One of every name that a program of this host has. Each tells that it was run.
+PLANT = """
+import os, sys
+os.makedirs("/home/planted")
+with open("/home/planted.sh", "w") as file:
+    file.write('#!/bin/sh\\necho "$0" >>/run/planted\\n')
+os.chmod("/home/planted.sh", 0o755)
+for name in {name for folder in ("/usr/sbin", "/usr/bin") for name in os.listdir(folder)}:
+    os.symlink("/home/planted.sh", f"/home/planted/{name}")
+for name in ("libnftables.so.1", "libc.so.6"):
+    open(f"/home/planted/{name}", "w").close()
+"""
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+CGROUPS = {"cgroups": [{"name": "legacy", "classid": "0x100001"}]}
+MODULES: Dict[str, Dict[str, Any]] = {
+    "fence": {"services": [MOVED]},
+    "fence_info": {},
+    "ephemeral_ports": RESERVED,
+    "service_account": {"accounts": [{"name": "another"}, {"name": "housed", "home": "/home/housed", "create_home": True}]},
+    "network_namespace": {"namespaces": [NAMESPACE]},
+    "cgroup_classid": CGROUPS,
+    "preview": {"services": [MYAPP]},
+    "metrics": {"directory": "/var/lib/metrics"},
+    "port_probe": {"services": [MYAPP]},
+    "edge": {"identities": []},
+}
 
 
-@pytest.mark.parametrize(
-    ("module", "params"),
-    [
-        ("fence", {"services": [MYAPP]}),
-        ("fence_info", {}),
-        ("ephemeral_ports", RESERVED),
-        ("service_account", {"accounts": [{"name": "another"}]}),
-        ("network_namespace", {"namespaces": [NAMESPACE]}),
-        ("preview", {"services": [MYAPP]}),
-        ("metrics", {"directory": "/var/lib/metrics"}),
-        ("port_probe", {"services": [MYAPP]}),
-        ("edge", {"identities": []}),
-    ],
-)
-def test_programs_that_are_planted_in_the_path_are_not_run(host: Lab, module: str, params: Dict[str, Any]) -> None:
-    host.module("fence", services=[MYAPP])
-    shell(host, "mkdir -p /tmp/planted /var/lib/metrics; printf '#!/bin/sh\\necho \"$0\" >>/run/planted\\n' >/tmp/planted/nft; chmod 755 /tmp/planted/nft")
-    for name in PLANTED[1:]:
-        host.run(["ln", "-sf", "nft", f"/tmp/planted/{name}"])
-    environment = {"PATH": "/tmp/planted:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": host.collections(), "LD_LIBRARY_PATH": "/tmp/planted"}
-    command = [sys.executable, "-m", f"ansible_collections.portfence.egress.plugins.modules.{module}"]
-    result = json.loads(host.run(command, data=json.dumps({"ANSIBLE_MODULE_ARGS": params}), check=False, env=environment).out)
-    assert not result.get("failed"), result["msg"]
-    assert host.run(["cat", "/run/planted"], check=False).out == ""
+@pytest.mark.parametrize("module", MODULES)
+def test_programs_that_are_planted_in_the_path_are_not_run(module: str) -> None:
+    with NetClsLab() if module == "cgroup_classid" else Lab() as host:
+        host.add_user("myapp", USER)
+        host.module("fence", services=[MYAPP])
+        shell(host, "mkdir -p /var/lib/metrics")
+        host.run(["/usr/bin/python3", "-I", "-"], data=PLANT)
+        environment = {"PATH": f"/home/planted:{PATH}", "PYTHONPATH": host.collections()}
+        # Whoever looks for a program there finds that one, and who loads a library the empty one.
+        look_up = [sys.executable, "-c", "import subprocess\nfor name in ('nft', 'ip', 'useradd', 'sh', 'ss'): subprocess.run([name], check=True)"]
+        host.run(look_up, env=environment)
+        found = [f"/home/planted/{name}" for name in ("nft", "ip", "useradd", "sh", "ss")]
+        assert host.run(["cat", "/run/planted"]).out.split() == found
+        planted = {"LD_LIBRARY_PATH": "/home/planted"}
+        assert "file too short" in host.run(["/usr/bin/env", "LD_LIBRARY_PATH=/home/planted", "/usr/sbin/nft", "--version"], check=False).err
+        host.run(["rm", "/run/planted"])
+        # Python is started with that path, and sets the other for the programs that it starts.
+        code = f"import os, runpy; os.environ.update({planted}); runpy.run_module({name_of(module)!r}, run_name='__main__')"
+        data = json.dumps({"ANSIBLE_MODULE_ARGS": MODULES[module]})
+        result = json.loads(host.run([sys.executable, "-c", code], data=data, check=False, env=environment).out)
+        assert not result.get("failed"), result["msg"]
+        assert result["changed"] == (module not in ("fence_info", "preview", "port_probe"))
+        assert host.run(["cat", "/run/planted"], check=False).out == ""
+
+
+def name_of(module: str) -> str:
+    return f"ansible_collections.portfence.egress.plugins.modules.{module}"
 
 
 def run_with_umask(lab: Lab, umask: str, module: str, params: Dict[str, Any]) -> None:
-    command = [sys.executable, "-m", f"ansible_collections.portfence.egress.plugins.modules.{module}"]
+    command = [sys.executable, "-m", name_of(module)]
     script = f'umask {umask}; exec "$@"'
     done = lab.run(["sh", "-c", script, "sh", *command], data=json.dumps({"ANSIBLE_MODULE_ARGS": params}), env={"PYTHONPATH": lab.collections()})
     assert not json.loads(done.out).get("failed"), done.out
