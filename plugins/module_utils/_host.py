@@ -74,7 +74,7 @@ class Host:
         return path
 
     def run(self, args: Sequence[str], *, data: Optional[str] = None, check: bool = True, killed: bool = False) -> Result:
-        """Run a program without a shell.
+        """Run a program without a shell. What it makes, root alone may write to, whatever umask Ansible was started with.
 
         When this process is killed, the program goes on: it has all of its input by then, and the locks until it ends.
 
@@ -91,6 +91,7 @@ class Host:
                     stderr=subprocess.PIPE,
                     env=_ENVIRONMENT,
                     cwd="/",
+                    umask=0o022,
                     pass_fds=self._held,
                     check=False,
                 )
@@ -164,7 +165,8 @@ class Host:
     def make_directory(self, path: str, *, mode: int = 0o755) -> None:
         """Create a directory that only root may write to, or check that it is one. Raises HostError."""
         try:
-            os.mkdir(path)
+            # Not more than that at any moment, whatever the umask.
+            os.mkdir(path, mode)
             os.chmod(path, mode)
         except FileExistsError:
             pass

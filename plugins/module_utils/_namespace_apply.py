@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _namespace_text as text
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host, StagedFiles, failure
+from ansible_collections.portfence.egress.plugins.module_utils._host import TEMPORARY, Host, StagedFiles, failure
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import interface_of
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_files import UNITS, Files, Folder, Kept, host_base, host_rules, wanted_files
 from ansible_collections.portfence.egress.plugins.module_utils._nft_tables import Tables, removal, transaction
@@ -221,6 +221,9 @@ class Namespaces:
 
     def _run(self, steps: _Steps, outcome: Outcome) -> None:
         self._host.check_changeable([*steps.write, *steps.remove])
+        # Left by a run that was killed; this one may write files of the same names.
+        self._folder.remove([path for path in steps.remove if path.endswith(TEMPORARY)])
+        steps.remove = [path for path in steps.remove if not path.endswith(TEMPORARY)]
         staged = self._folder.stage(outcome.files_after, steps.write)
         try:
             self._run_staged(steps, outcome, staged)

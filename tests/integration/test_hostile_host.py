@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Tuple, Type
 
 import pytest
+from bpf_lab import BpfLab
 from lab import Lab
 from listing import rules
 from net_cls import NetClsLab
@@ -206,33 +207,56 @@ def run_with_umask(lab: Lab, umask: str, module: str, params: Dict[str, Any]) ->
     assert not json.loads(done.out).get("failed"), done.out
 
 
-def modes(lab: Lab, umask: Optional[str] = None) -> List[str]:
-    """Owner, mode and place of everything that a first run of the modules makes under a umask."""
-    shell(lab, "mkdir -p /var/lib/metrics; touch /run/start")
-    for module, params in (
-        ("service_account", {"accounts": [{"name": "another"}]}),
+BPF = {"name": "myapp", "source_ports": "50000-50999", "assignment": "bpf"}
+# What is run in a lab of each kind, in order.
+RUNS: Dict[Type[Lab], List[Tuple[str, Dict[str, Any]]]] = {
+    Lab: [
+        ("service_account", {"accounts": [{"name": "another"}, {"name": "housed", "home": "/home/in/housed", "create_home": True}]}),
         ("fence", {"services": [MYAPP, {"name": "other", "user": "another", "source_ports": "53000-53099"}]}),
         ("ephemeral_ports", RESERVED),
-        ("network_namespace", {"namespaces": [NAMESPACE]}),
+        ("network_namespace", {"namespaces": [{**NAMESPACE, "dns": ["192.0.2.53"], "units": ["boxed.service"]}]}),
         ("metrics", {"directory": "/var/lib/metrics"}),
         ("edge", {"identities": []}),
+        ("port_probe", {"services": [MYAPP]}),
         ("fence", {"services": [MOVED]}),
-    ):
-        run_with_umask(lab, umask or "022", module, params)
-    places = "/etc/portfence /etc/systemd/system /etc/sysctl.d /etc/netns /run/portfence /run/portfence.lock /usr/local /var/lib/metrics"
-    found = shell(lab, f"find {places} -newer /run/start ! -type l -printf '%u:%g %m %p\\n' 2>/dev/null | sort -k3").splitlines()
-    return [line for line in found if "portfence" in line or "netns" in line or "wants" in line]
+    ],
+    NetClsLab: [("cgroup_classid", CGROUPS)],
+    BpfLab: [("fence", {"services": [BPF], "purge": True}), ("fence", {"services": [{**BPF, "source_ports": "51000-51999"}], "purge": True})],
+}
+PLACES = "/etc/portfence /etc/systemd/system /etc/sysctl.d /etc/netns /etc/pam.d /run/portfence* /run/netns /usr/local /var/lib/metrics /home /sys/fs/bpf/*"
 
 
+def made(kind: Type[Lab], umask: str) -> List[str]:
+    """Owner, mode, kind and place of everything that a first run of the modules makes under a umask."""
+    with kind() as lab:
+        lab.add_user("myapp", USER)
+        shell(lab, "mkdir -p /var/lib/metrics; touch /run/start")
+        for module, params in RUNS[kind]:
+            run_with_umask(lab, umask, module, params)
+        # Not what the kernel itself puts into a cgroup.
+        found = f"find {PLACES} -newer /run/start ! -type l ! -name 'cgroup.*' ! -name 'net_*.*' ! -name tasks ! -name notify_on_release"
+        return shell(lab, f"{found} -printf '%u:%g %m %y %p\\n' 2>/dev/null | sort -k 4").splitlines()
+
+
+EXECUTED = ("/usr/local/bin/portfence-run", "/etc/portfence/namespaces.sh", "/etc/portfence/namespaces.d/boxed.sh")
+
+
+def documented(kind: str, path: str) -> str:
+    """Owner and mode that a directory (d) or file (f) has to have."""
+    if path.startswith("/home/in/"):
+        return "housed:housed 755"
+    if path.startswith("/sys/fs/bpf/"):
+        return "root:root 700" if kind == "d" else "root:root 600"
+    if kind == "d" or path in EXECUTED:
+        return "root:root 755"
+    if path.startswith("/run/netns/"):
+        return "root:root 444"
+    return "root:root 600" if path.endswith(".lock") else "root:root 644"
+
+
+@pytest.mark.parametrize(("kind", "count"), [(Lab, 40), (NetClsLab, 9), (BpfLab, 24)])
 @pytest.mark.parametrize("umask", ["000", "077"])
-def test_no_umask_matters(host: Lab, umask: str) -> None:
-    found = modes(host, umask)
-    assert len(found) > 10
-    for line in found:
-        owner, mode, path = line.split(" ", 2)
-        assert owner == "root:root" and int(mode, 8) & 0o022 == 0, line
-        # Whoever loads or shows them need not be root, but for the lock.
-        assert path.endswith(".lock") or int(mode, 8) & 0o444 == 0o444, line
-    with Lab() as other:
-        other.add_user("myapp", USER)
-        assert modes(other) == found
+def test_no_umask_matters(kind: Type[Lab], count: int, umask: str) -> None:
+    found = [line.split() for line in made(kind, umask)]
+    assert found == [[*documented(of, path).split(), of, path] for _owner, _mode, of, path in found]
+    assert len(found) > count
