@@ -8,6 +8,7 @@ The account files are read here and written by useradd, systemd-sysusers, usermo
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -40,6 +41,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._accounts_plan im
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 
+_DATABASES = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/subuid", "/etc/subgid")
 _PACKAGE = "passwd (shadow-utils on Fedora, RHEL and their kin)"
 
 
@@ -104,6 +106,21 @@ def _check_tools(host: Host, plan: Plan) -> None:
         host.program(name, package=_PACKAGE)
     if os.statvfs("/etc").f_flag & os.ST_RDONLY:
         raise HostError("/etc is mounted read-only, so that accounts can't be changed; remount it writable")
+    databases = [path for path in _DATABASES if os.path.exists(path)]
+    host.check_changeable([*databases, *(item.account.home for item in plan.creations if item.create_home)])
+    _check_room(databases)
+
+
+def _check_room(databases: Sequence[str]) -> None:
+    """Raises HostError where the tools would find no room: they write each file anew, and a copy of the old one."""
+    disk = os.statvfs("/etc")
+    blocks = sum(2 * (os.stat(path).st_size // disk.f_frsize + 2) for path in databases)
+    # Some file systems don't say how large they are.
+    if disk.f_blocks and disk.f_bfree < blocks:
+        raise HostError(
+            f"can't change {databases[0]}: {os.strerror(errno.ENOSPC)}; accounts take {blocks * disk.f_frsize} bytes for a moment,"
+            f" and {disk.f_bfree * disk.f_frsize} are free; nothing was changed"
+        )
 
 
 # ---- look ----
@@ -230,7 +247,7 @@ def _apply(host: Host, plan: Plan) -> None:
             host.run([tools["groupadd"], "--system", *number, "--", group.name])
             done.append(f"group {group.name}")
         for creation in (creation for creation in plan.creations if creation.account.name not in done):
-            host.run(_useradd(tools["useradd"], creation))
+            _add(host, tools["useradd"], creation)
             done.append(creation.account.name)
         for change in plan.changes:
             args = [tools["usermod"]]
@@ -259,6 +276,20 @@ def _create_together(host: Host, accounts: Sequence[Account]) -> List[str]:
     if wrong:
         raise HostError(f"{program} did not do what it was asked for: {shortened(wrong)}")
     return [account.name for account in accounts if account not in missing]
+
+
+def _add(host: Host, useradd: str, creation: Creation) -> None:
+    """Create one account. Raises HostError, with no account.
+
+    useradd writes the account before it makes the home, and the home of an account that exists is left alone by the next run.
+    """
+    try:
+        host.run(_useradd(useradd, creation))
+    except HostError:
+        name = creation.account.name
+        if creation.create_home and name in {account.name for account in parse_passwd(host.read("/etc/passwd") or "")}:
+            host.run([host.program("userdel", package=_PACKAGE), "--", name], check=False)
+        raise
 
 
 def _useradd(program: str, creation: Creation) -> List[str]:

@@ -39,6 +39,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._store import (
 from ansible_collections.portfence.egress.plugins.module_utils._sysctl import kernel_ports, kernel_range
 from ansible_collections.portfence.egress.plugins.module_utils._unit import Unit
 from ansible_collections.portfence.egress.plugins.module_utils._unit_host import UnitsOfHost, UnitSteps
+from ansible_collections.portfence.egress.plugins.module_utils._unit_members import fence_text
 
 
 @dataclass(frozen=True)
@@ -234,8 +235,9 @@ class FenceOfHost:
             return steps
         steps.members = plan.members
         steps.units = self._units.plan(plan.members, [item.service for item in target.values()], outcome.changes)
-        if self._host.read_own(self._backend.boot.file) != plan.text:
-            steps.fence_file = plan.text
+        text = fence_text(plan.text, plan.members)
+        if self._host.read_own(self._backend.boot.file) != text:
+            steps.fence_file = text
             outcome.changes.append(f"write {self._backend.boot.file}")
         for item in target.values():
             if self._store.differs(item.service):

@@ -67,6 +67,9 @@ attached() {{
     done
 }}
 
+# Whether what is pinned is root's.
+ours() {{ [ -O "$now" ] && [ ! -L "$now" ]; }}
+
 detach() {{
     while read -r hook id; do
         bpftool cgroup detach "$cgroup" "$hook" id "$id"
@@ -74,8 +77,10 @@ detach() {{
 }}
 
 load() {{
-    grep -q ' {BPFFS} bpf ' /proc/self/mounts || mount -t bpf bpf {BPFFS}
+    grep -q ' {BPFFS} bpf ' /proc/self/mounts || mount -t bpf -o mode=0700 bpf {BPFFS}
     rm -rf "$new" "$old"
+    # bpftool would take a folder that somebody else has made meanwhile, where bpffs is not root's alone.
+    mkdir -m 700 "$new"
     bpftool prog loadall "$folder/{OBJECT_NAME}" "$new" pinmaps "$new/maps" >/dev/null
     for family in 4 6; do
         mv "$new"/*conn*"$family" "$new/connect$family"
@@ -86,8 +91,8 @@ load() {{
     for hook in connect4 connect6 bind4 bind6; do
         bpftool cgroup attach "$cgroup" "$hook" pinned "$new/$hook" multi
     done
-    [ ! -e "$now" ] || mv "$now" "$old"
-    mv "$new" "$now"
+    [ ! -e "$now" ] && [ ! -L "$now" ] || mv -T "$now" "$old"
+    mv -T "$new" "$now"
     [ -z "$before" ] || printf '%s\\n' "$before" | detach
     rm -rf "$old"
 }}
@@ -121,13 +126,13 @@ case $1 in
         ;;
     join)
         cgroup=$2
-        [ -e "$now" ] || exit 0
+        ours || exit 0
         name=$({{ printf '%s' "$3"; head -c {NAME_BYTES} /dev/zero; }} | head -c {NAME_BYTES} | bytes)
         echo "map update pinned $now/maps/by_cgroup key $(key) value $name" | locked
         ;;
     leave)
         cgroup=$2
-        [ -e "$now" ] || exit 0
+        ours || exit 0
         echo "map delete pinned $now/maps/by_cgroup key $(key)" | locked
         ;;
 esac

@@ -280,7 +280,7 @@ class BpfOfHost:
 
     def _live(self, tags: Dict[str, str], cgroup: str) -> Tuple[_bpf.Maps, bool]:
         """What the maps hold, and whether the programs are these, pinned and attached once, and nothing else of ours."""
-        if not all(os.path.lexists(f"{PINS}/{hook}") for hook in HOOKS.values()):
+        if self._host.danger(PINS) or not all(os.path.lexists(f"{PINS}/{hook}") for hook in HOOKS.values()):
             return _bpf.Maps(), False
         commands = [f"prog show pinned {PINS}/{hook}" for hook in HOOKS.values()]
         commands.extend(f"map dump pinned {MAPS}/{name}" for name in _bpf.NAMES)

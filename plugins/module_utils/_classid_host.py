@@ -45,7 +45,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._classid_plan imp
     parse_list,
 )
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
-from ansible_collections.portfence.egress.plugins.module_utils._host import TEMPORARY, Host
+from ansible_collections.portfence.egress.plugins.module_utils._host import TEMPORARY, Host, StagedFiles
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, RUN
 
 _ROUNDS = 100  # more than enough to catch the children of what is being moved
@@ -118,27 +118,32 @@ class Cgroups:
 
     def apply(self, plan: Plan, facts: Facts) -> None:
         """Do what the plan says. Raises HostError, with files and cgroups as they were before unless processes move already."""
+        self._host.check_changeable([*plan.files, *plan.drop_ins, *([LINK] if plan.enable or not plan.after else [])])
         undo: List[Callable[[], None]] = []
         for name in self._host.list(PAM):
             if name.startswith(PAM_PREFIX) and name.endswith(TEMPORARY):
                 self._host.remove(os.path.join(PAM, name))  # left by a run that was killed
+        files = {path: text for path, text in plan.files.items() if text is not None}
+        staged = self._host.stage_all({**files, **{path: text for path, text in plan.drop_ins.items() if text is not None}})
         try:
             if plan.reload and units.running():
                 undo.append(self._reload)
-            self._write({path: text for path, text in plan.files.items() if text is not None}, facts, undo)
+            self._write(files, staged, facts, undo)
             if plan.enable:
                 undo.append(partial(self._host.remove, LINK))
                 self._enable()
             if plan.make:
                 undo.append(partial(self._take_back_cgroups, plan, facts))
                 self._host.run(["/bin/sh", SCRIPT, "up"])
-            self._write(plan.drop_ins, facts, undo)
+            self._write(plan.drop_ins, staged, facts, undo)
             if units.running():
                 if plan.reload:
                     self._reload()
                 self._check_sessions(plan)
         except HostError as error:
-            raise HostError(f"{error}; {_take_back(undo)}") from error
+            message = f"{error}; {_take_back(undo)}"
+            staged.discard()
+            raise HostError(message) from error
         self._move(plan)
         self._remove(plan)
 
@@ -150,13 +155,18 @@ class Cgroups:
     def _reload(self) -> None:
         self._host.run(["systemctl", "daemon-reload"])
 
-    def _write(self, files: Mapping[str, Optional[str]], facts: Facts, undo: List[Callable[[], None]]) -> None:
+    def _write(self, files: Mapping[str, Optional[str]], staged: StagedFiles, facts: Facts, undo: List[Callable[[], None]]) -> None:
         for path, text in files.items():
             undo.append(partial(self._put, path, facts.files.get(path)))
-            self._put(path, text)
+            if text is None:
+                self._put(path, None)
+            else:
+                staged.promote([path])
 
     def _put(self, path: str, text: Optional[str]) -> None:
         folder = os.path.dirname(path)
+        if text is not None and text == self._host.read(path):
+            return
         if text is None:
             self._host.remove(path)
             if folder == BASE or path.endswith(f".d/{DROP_IN}"):

@@ -57,12 +57,13 @@ class EdgeOfHost:
             outcome.changes.extend(unit)
             if check_mode or not outcome.changes:
                 return outcome
-            self._host.make_directory(BASE)
-            staged = self._host.stage(FILE, text)
+            self._host.check_changeable([FILE, *self._unit.paths()])
+            files = {FILE: text, **self._unit.unwritten()}
+            staged = self._host.stage_all(files)
             try:
                 if live != wanted:
                     self._tables.load(transaction(name=_edge.TABLE, live=live, wanted=wanted, bodies=body))
-                staged.promote()
+                staged.promote(files)
             except BaseException:
                 staged.discard()
                 raise
@@ -85,6 +86,7 @@ class EdgeOfHost:
                 outcome.changes.append(f"remove {FILE}")
             if check_mode:
                 return outcome
+            self._host.check_changeable([FILE, *self._unit.paths()] if outcome.changes else [])
             self._unit.remove()
             if live:
                 self._tables.load(removal(name=_edge.TABLE, live=live))

@@ -172,6 +172,8 @@ class EphemeralPorts:
     def apply(self, plan: Plan, facts: Facts) -> None:
         """Do what the plan says. Raises HostError, with everything as it was before."""
         staged = None
+        if plan.file != facts.file:
+            self._host.check_changeable([FILE])
         if plan.file is not None and plan.file != facts.file:
             self._host.make_directory(os.path.dirname(FILE))
             staged = self._host.stage(FILE, plan.file)

@@ -18,7 +18,7 @@ import subprocess
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import IO, Iterator, List, Optional, Sequence, Union
+from typing import IO, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Union
 
 from ansible_collections.portfence.egress.plugins.module_utils import _boot_lock
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, KilledError
@@ -78,7 +78,9 @@ class Host:
         return self.start(args, data=data).result(check=check, killed=killed)
 
     def start(self, args: Sequence[str], *, data: Optional[str] = None) -> Running:
-        """Start a program without a shell. Raises HostError.
+        """Start a program without a shell. What it makes, root alone may write to, whatever umask Ansible was started with.
+
+        Raises HostError.
 
         When this process is killed, the program goes on: it has all of its input by then, and the locks until it ends.
 
@@ -90,7 +92,7 @@ class Host:
                 err = opened.enter_context(_memory("error"))
                 with _input(data) as stdin:
                     process = subprocess.Popen(
-                        list(args), stdin=stdin, stdout=out, stderr=err, env=_ENVIRONMENT, cwd="/", pass_fds=self._held
+                        list(args), stdin=stdin, stdout=out, stderr=err, env=_ENVIRONMENT, cwd="/", umask=0o022, pass_fds=self._held
                     )
             except OSError as error:
                 raise HostError(f"can't run {args[0]}: {error.strerror}") from error
@@ -155,7 +157,8 @@ class Host:
     def make_directory(self, path: str, *, mode: int = 0o755) -> None:
         """Create a directory that only root may write to, or check that it is one. Raises HostError."""
         try:
-            os.mkdir(path)
+            # Not more than that at any moment, whatever the umask.
+            os.mkdir(path, mode)
             os.chmod(path, mode)
         except FileExistsError:
             pass
@@ -208,6 +211,37 @@ class Host:
             Staged(temporary=temporary, path=path).discard()
             raise HostError(f"can't write {path}: {error.strerror}") from error
         return Staged(temporary=temporary, path=path)
+
+    def stage_all(self, files: Mapping[str, str], *, mode: Callable[[str], int] = lambda _path: 0o644) -> StagedFiles:
+        """Write all of these, path to text, beside their places, and make the folders that are missing. Raises HostError, with nothing left.
+
+        :param mode: of a path.
+        """
+        staged = StagedFiles(self)
+        try:
+            for path, text in files.items():
+                staged.add(path, text, mode=mode(path))
+        except HostError:
+            staged.discard()
+            raise
+        return staged
+
+    @staticmethod
+    def check_changeable(paths: Iterable[str]) -> None:
+        """Raises HostError when the kernel would refuse root to replace or remove one of these files, whether it is there or not.
+
+        On a file system that is mounted read-only, and where something is immutable (chattr(1)).
+        """
+        for path in paths:
+            folder = os.path.dirname(path)
+            while not os.path.lexists(folder):
+                folder = os.path.dirname(folder)
+            # A link is replaced, and what it points to is left alone.
+            for place in [folder] if os.path.islink(path) or not os.path.lexists(path) else [folder, path]:
+                if not os.access(place, os.W_OK):
+                    read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+                    why = os.strerror(errno.EROFS) if read_only else f"{os.strerror(errno.EPERM)}, lsattr -d {place} tells more"
+                    raise HostError(f"can't change {path}: {why}; nothing was changed")
 
     def write(self, path: str, content: Union[str, bytes], *, mode: int = 0o644) -> None:
         """Replace a file as a whole. Raises HostError."""
@@ -384,6 +418,44 @@ class Staged:
             os.unlink(self.temporary)
         except OSError:
             pass
+
+
+class StagedFiles:
+    """Files that are written, but not in their places yet, and the folders that were made for them."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._files: Dict[str, Staged] = {}
+        self._made: List[str] = []
+
+    def add(self, path: str, text: str, *, mode: int = 0o644) -> None:
+        """Write one more. Raises HostError."""
+        folder = os.path.dirname(path)
+        missing: List[str] = []
+        while not os.path.lexists(folder):
+            missing.insert(0, folder)
+            folder = os.path.dirname(folder)
+        for name in missing:
+            self._host.make_directory(name)
+            self._made.append(name)
+        self._host.check_directory(os.path.dirname(path))
+        self._files[path] = self._host.stage(path, text, mode=mode)
+
+    def promote(self, paths: Iterable[str]) -> None:
+        """Move some of them to their places, each in one step. Raises HostError."""
+        for path in paths:
+            self._files[path].promote()
+            del self._files[path]
+
+    def discard(self) -> None:
+        """Forget those that are not in their places, and the folders that are empty then."""
+        for file in self._files.values():
+            file.discard()
+        for folder in reversed(self._made):
+            try:
+                os.rmdir(folder)
+            except OSError:
+                pass
 
 
 def failure(args: Sequence[str], result: Result) -> str:

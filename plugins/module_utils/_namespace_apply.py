@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The only writer of network namespaces: plan those of this host, make them, keep them for boot, take them away.
 
-Order of the effects: what joins a namespace that goes is released first; then the files are in place, the host's side
-is made, and each namespace behind it. A run that is cut short leaves files from which the next run, or a boot, goes on.
+Order of the effects: first new files are written beside their places, which shows whether they can be; what joins a
+namespace that goes is released; then the files are in place, the host's side is made, and each namespace behind it. A run that is cut short leaves files from which the next run, or a boot, goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _namespace_text as text
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host, failure
+from ansible_collections.portfence.egress.plugins.module_utils._host import TEMPORARY, Host, StagedFiles, failure
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import interface_of
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_files import UNITS, Files, Folder, Kept, host_base, host_rules, wanted_files
 from ansible_collections.portfence.egress.plugins.module_utils._nft_tables import Tables, removal, transaction
@@ -220,6 +220,18 @@ class Namespaces:
             )
 
     def _run(self, steps: _Steps, outcome: Outcome) -> None:
+        self._host.check_changeable([*steps.write, *steps.remove])
+        # Left by a run that was killed; this one may write files of the same names.
+        self._folder.remove([path for path in steps.remove if path.endswith(TEMPORARY)])
+        steps.remove = [path for path in steps.remove if not path.endswith(TEMPORARY)]
+        staged = self._folder.stage(outcome.files_after, steps.write)
+        try:
+            self._run_staged(steps, outcome, staged)
+        except BaseException:
+            staged.discard()
+            raise
+
+    def _run_staged(self, steps: _Steps, outcome: Outcome, staged: StagedFiles) -> None:
         stopped = [text.unit_of(name) for name in steps.leave] + ([] if outcome.target else [text.HOST_UNIT])
         units_before = [path for path in steps.remove if path.startswith(tuple(UNITS.values()))]
         self._folder.remove(units_before)
@@ -231,7 +243,7 @@ class Namespaces:
             self._leave(name)
         if steps.close:
             self._state.close(self._folder.record())
-        self._folder.write(outcome.files_after, steps.write)
+        self._folder.write(outcome.files_after, steps.write, staged)
         tables = Tables(host=self._host, nft=self._nft, name=text.HOST_TABLE)
         if steps.host_tables:
             tables.load(steps.host_tables)

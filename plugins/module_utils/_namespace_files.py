@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils import _namespace_text as text
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host, StagedFiles
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import FAMILIES
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Namespace, parse
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import Forwarding
@@ -203,14 +203,24 @@ class Folder:
         remove = [path for path in (*present.texts, *present.links) if path not in wanted.texts and path not in wanted.links]
         return write, remove
 
-    def write(self, wanted: Files, paths: Sequence[str]) -> None:
-        """Write these. Raises HostError."""
+    def stage(self, wanted: Files, paths: Sequence[str]) -> StagedFiles:
+        """Write those of these that are no links beside their places. Raises HostError, with nothing left."""
+        for folder in [folder for path in paths for folder in _parents(path)]:
+            if os.path.lexists(folder):
+                self._host.check_directory(folder)
+        texts = {path: wanted.texts[path] for path in paths if path in wanted.texts}
+        return self._host.stage_all(texts, mode=lambda path: 0o755 if path.endswith(".sh") else 0o644)
+
+    def write(self, wanted: Files, paths: Sequence[str], staged: StagedFiles) -> None:
+        """Have these in their places. Raises HostError.
+
+        :param staged: what :meth:`stage` made of them.
+        """
         for path in paths:
-            for folder in _parents(path):
-                self._host.make_directory(folder)
             if path in wanted.texts:
-                self._host.write(path, wanted.texts[path], mode=0o755 if path.endswith(".sh") else 0o644)
+                staged.promote([path])
                 continue
+            self._host.make_directory(os.path.dirname(path))
             self._host.link(path, wanted.links[path])
 
     def remove(self, paths: Sequence[str]) -> None:

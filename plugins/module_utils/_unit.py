@@ -14,7 +14,7 @@ from __future__ import annotations
 import glob
 import os
 from dataclasses import dataclass
-from typing import List, Tuple
+from typing import Dict, List, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Boot
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import BOOT_STEPS
@@ -119,9 +119,17 @@ class Unit:
             if found is not None and not found.startswith(_HEADER):
                 raise HostError(f"{path} exists and was not written by this collection; rename or remove that unit")
 
+    def paths(self) -> List[str]:
+        """All that install() and remove() change."""
+        return sorted({*self._texts, *self._drop_ins(), self._rules.link})
+
+    def unwritten(self) -> Dict[str, str]:
+        """The files that are not there as they should be, path to text."""
+        return {path: text for path, text in self._texts.items() if self._host.read_own(path) != text}
+
     def missing(self) -> List[str]:
         """What has to be done so that the rules are loaded at boot, as a list for humans; empty when nothing."""
-        found = [f"write {path}" for path, text in self._texts.items() if self._host.read_own(path) != text]
+        found = [f"write {path}" for path in self.unwritten()]
         found.extend(f"remove {path}" for path in self._stale())
         if not os.path.islink(self._rules.link) or os.path.realpath(self._rules.link) != self._rules.path:
             found.append(f"enable {self._rules.unit}")
@@ -131,10 +139,9 @@ class Unit:
 
     def install(self) -> None:
         """Write the unit and enable it. The file of the rules must be in place."""
-        for path, text in self._texts.items():
-            if self._host.read_own(path) != text:
-                self._host.make_directory(os.path.dirname(path))
-                self._host.write(path, text)
+        for path, text in self.unwritten().items():
+            self._host.make_directory(os.path.dirname(path))
+            self._host.write(path, text)
         self._remove(self._stale())
         self._host.make_directory(WANTS)
         if not os.path.islink(self._rules.link) or os.path.realpath(self._rules.link) != self._rules.path:

@@ -19,10 +19,9 @@ from ansible_collections.portfence.egress.plugins.module_utils._store import FEN
 from ansible_collections.portfence.egress.plugins.module_utils._unit_members import (
     CGROUPS,
     DROP_IN,
-    LIST,
+    OLD_LIST,
     SCRIPT,
     drop_ins,
-    list_text,
     script_text,
     slices_of,
     socket_bind,
@@ -63,11 +62,13 @@ class UnitSteps:
     """What has to be done so that units tell the fence about their cgroups.
 
     :ivar before: drop-ins to remove before the fence changes: their units don't start without it.
-    :ivar after: files to write, path to text, once the fence is in force.
+    :ivar first: files to write before it changes, path to text.
+    :ivar after: files to write once the fence is in force.
     :ivar start: slices to start before it is.
     """
 
     before: Tuple[str, ...] = ()
+    first: Tuple[Tuple[str, str], ...] = ()
     after: Tuple[Tuple[str, str], ...] = ()
     start: Tuple[str, ...] = ()
 
@@ -83,7 +84,6 @@ class UnitsOfHost:
         wanted = drop_ins(members, {unit: socket_bind(service) for service in services for unit in service.units})
         if members:
             wanted[SCRIPT] = script_text(nft=self._host.program("nft", package="nftables"), fence_file=FENCE_FILE)
-            wanted[LIST] = list_text(members)
         present = self._present()
         before = tuple(path for path in present if path not in wanted)
         after = tuple((path, text) for path, text in sorted(wanted.items()) if self._host.read_own(path) != text)
@@ -91,7 +91,9 @@ class UnitsOfHost:
         changes.extend(f"write {path}" for path, _text in after)
         start = tuple(name for name in slices_of(members) if not self._is_active(name)) if self._host.runs_systemd() else ()
         changes.extend(f"start {name}" for name in start)
-        return UnitSteps(before, after, start)
+        # A boot between the new fence and the rest needs the script.
+        first = tuple(item for item in after if item[0] == SCRIPT)
+        return UnitSteps(before, first, tuple(item for item in after if item not in first), start)
 
     def prepare(self, steps: UnitSteps) -> None:
         """What has to be done before the fence changes."""
@@ -99,6 +101,7 @@ class UnitsOfHost:
             self._host.remove(path)
             if path.endswith(DROP_IN):
                 self._host.remove_directory(os.path.dirname(path))
+        self._write(steps.first)
         if steps.before:
             self._reload()
         if steps.start:
@@ -106,14 +109,17 @@ class UnitsOfHost:
 
     def finish(self, steps: UnitSteps) -> None:
         """What has to be done once the fence is in force."""
-        for path, text in steps.after:
-            self._host.make_directory(os.path.dirname(path))
-            self._host.write(path, text)
+        self._write(steps.after)
         if steps.after:
             self._reload()
 
+    def _write(self, files: Sequence[Tuple[str, str]]) -> None:
+        for path, text in files:
+            self._host.make_directory(os.path.dirname(path))
+            self._host.write(path, text)
+
     def _present(self) -> List[str]:
-        found = [path for path in (SCRIPT, LIST) if os.path.lexists(path)]
+        found = [path for path in (SCRIPT, OLD_LIST) if os.path.lexists(path)]
         return [*found, *sorted(glob.glob(f"/etc/systemd/system/*.d/{DROP_IN}"))]
 
     def _is_active(self, unit: str) -> bool:

@@ -23,7 +23,10 @@ from ansible_collections.portfence.egress.plugins.module_utils._nft_table import
 from ansible_collections.portfence.egress.plugins.module_utils._service import Service
 
 SCRIPT = "/etc/portfence/units.sh"
-LIST = "/etc/portfence/units.list"
+# Before each line of the list, which is a part of the file of the fence, so that a boot has both old or both new.
+LISTED = "# unit: "
+# Where the list was once.
+OLD_LIST = "/etc/portfence/units.list"
 # What the script hands to nft.
 LOADED = "/run/portfence-units.nft"
 DROP_IN = "50-portfence.conf"
@@ -45,11 +48,10 @@ def script_text(*, nft: str, fence_file: str) -> str:
 # units.sh leave UNIT called by a unit that has stopped: takes the cgroup out again, unless a process stays in it
 set -u
 cgroups={CGROUPS}
-list={LIST}
 
 # What becomes of the cgroups of the unit or units that $2 matches; $1 is "add" or "delete".
 commands() {{
-    while read -r map chain parent pattern; do
+    sed -n 's/^{LISTED}//p' {fence_file} | while read -r map chain parent pattern; do
         for folder in "$cgroups/$parent"/*/; do
             name=${{folder%/}}
             name=${{name##*/}}
@@ -58,7 +60,7 @@ commands() {{
             [ -z "$2" ] || [ "$name" = "$2" ] || continue
             printf '%s element inet portfence %s {{ "%s" : jump %s }}\\n' "$1" "$map" "${{parent#.}}${{parent:+/}}$name" "$chain"
         done
-    done <"$list" | sed 's,"/,",'
+    done | sed 's,"/,",'
 }}
 
 # Nobody else reads the list and the cgroups and changes the fence meanwhile.
@@ -101,6 +103,11 @@ case $1 in
         ;;
 esac
 """
+
+
+def fence_text(fence: str, members: Sequence[Member]) -> str:
+    """The file of the fence: its rules, and the list in comments."""
+    return fence + "".join(f"{LISTED}{line}\n" for line in list_text(members).splitlines())
 
 
 def list_text(members: Sequence[Member]) -> str:

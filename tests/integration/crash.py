@@ -25,8 +25,9 @@ for address in sys.argv[3:]:
         sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("", own))
-        own += 1
+        if own:
+            sock.bind(("", own))
+            own += 1
         pairs.append((sock, kind, (address, port)))
 while True:
     for sock, kind, where in pairs:
@@ -48,12 +49,12 @@ print(tried)
 
 
 class Pressure:
-    """Somebody who sends all the time from ports outside: datagrams, and openings of connections, over IPv4 and IPv6."""
+    """Somebody who sends all the time from ports that are not theirs: datagrams, and openings of connections, over IPv4 and IPv6."""
 
-    def __init__(self, lab: Lab, *enter: str) -> None:
-        """:param enter: a command that becomes the one who is fenced, and then runs what stands behind it."""
+    def __init__(self, lab: Lab, *enter: str, port: int = OUTSIDE) -> None:
+        """:param enter: a command that becomes that one, and then runs what stands behind it. :param port: the first of four, or 0 for those of the kernel's choice."""
         addresses = [PEER_ADDRESSES[family] for family in (4, 6)]
-        self._command = [*lab.enter, *enter, "/usr/bin/python3", "-I", "-c", _SENDER, str(PORT), str(OUTSIDE), *addresses]
+        self._command = [*lab.enter, *enter, "/usr/bin/python3", "-I", "-c", _SENDER, str(PORT), str(port), *addresses]
         self.tried = 0
 
     def __enter__(self) -> Pressure:
@@ -107,11 +108,12 @@ class Crashes:
     problems: List[str] = field(default_factory=list)
 
 
-def crash(lab: Lab, modules: Supervised, subject: Subject, *, points: Optional[int]) -> Crashes:
+def crash(lab: Lab, modules: Supervised, subject: Subject, *, points: Optional[int], among: str = "") -> Crashes:
     """Go from state to state, and be killed on the way.
 
     :param points: how many calls in each direction, spread evenly; None for all of them, and each in both ways: the process alone that
         makes it, and everything at once.
+    :param among: where it is not all of them, those with this in their text.
     """
     expected: List[Any] = []
     for state in subject.states:
@@ -121,7 +123,7 @@ def crash(lab: Lab, modules: Supervised, subject: Subject, *, points: Optional[i
         assert subject.look(lab) == expected[-1], "a boot alone changes what is there"
         assert not lab.module(subject.module, **state)["changed"], "a boot alone is something to mend"
     assert expected[0] != expected[1]
-    plans = [list(_sample(len(_calls(modules, subject, to)), points)) for to in (0, 1)]
+    plans = [list(_sample(_calls(modules, subject, to), points, among)) for to in (0, 1)]
     crashes = Crashes()
     for pair in zip(*_evened(plans)):
         for to, (number, everybody) in enumerate(pair):
@@ -136,13 +138,15 @@ def _calls(modules: Supervised, subject: Subject, to: int) -> List[str]:
     return list(done["calls"])
 
 
-def _sample(count: int, points: Optional[int]) -> Iterator[Tuple[int, bool]]:
+def _sample(calls: List[str], points: Optional[int], among: str) -> Iterator[Tuple[int, bool]]:
     if points is None:
-        yield from ((number, everybody) for number in range(count) for everybody in (False, True))
+        yield from ((number, everybody) for number in range(len(calls)) for everybody in (False, True))
         return
+    numbers = [number for number, call in enumerate(calls) if among in call]
+    assert numbers, f"no call with {among}: {calls}"
     # Of two that follow each other, one dies alone.
-    for index in range(min(points, count)):
-        yield index * count // min(points, count), bool(index % 2)
+    for index in range(min(points, len(numbers))):
+        yield numbers[index * len(numbers) // min(points, len(numbers))], bool(index % 2)
 
 
 def _evened(plans: List[List[Tuple[int, bool]]]) -> List[List[Tuple[int, bool]]]:

@@ -36,6 +36,8 @@ _HANDLES = ("write", "pwrite64", "writev", "ftruncate", "fchmod", "fchown", "fsy
 _OTHERS = ("unshare", "setns")
 # What a program says, and what the test writes down.
 _ELSEWHERE = ("pipe:", "socket:", "/dev/null", "/tmp/", "/memfd:portfence-output", "/memfd:portfence-error")
+# <linux/bpf.h>: commands that change what is left when the process ends.
+_BPF = {2: "map update", 3: "map delete", 6: "pin", 8: "attach", 9: "detach", 26: "map update batch", 27: "map delete batch", 28: "link"}
 _OPENS = {"open": (0, 1), "openat": (1, 2), "creat": (0, None)}
 _SENDS = ("sendmsg", "sendto", "setsockopt")
 # The place of rules of iptables-legacy: <linux/netfilter_ipv4/ip_tables.h>
@@ -65,7 +67,7 @@ def _ask_about_calls() -> None:
         if number >= 0 and library.seccomp_rule_add_array(context, ctypes.c_uint32(_NOTIFY), number, len(comparisons), array) != 0:
             raise OSError(f"libseccomp takes no rule for {name}")
 
-    for name in (*_PATHS, *_HANDLES, *_OTHERS, *_SENDS, "creat"):
+    for name in (*_PATHS, *_HANDLES, *_OTHERS, *_SENDS, "creat", "bpf"):
         add(name)
     for name, (_path, flags) in _OPENS.items():
         if flags is not None:
@@ -141,6 +143,8 @@ class Process:
             return None if file.startswith(_ELSEWHERE) else f"{call} {file}"
         if call in _OTHERS:
             return f"{call} {args[0] if call == 'unshare' else args[1]:#x}"
+        if call == "bpf":
+            return f"{call} {_BPF[args[0]]}" if args[0] in _BPF else None
         if call == "setsockopt":
             return f"{call} rules" if (args[1], args[2]) in _REPLACE else None
         return self._message(call, args)

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import pytest
+from bpf_lab import BpfLab
 from crash import Crashes, Pressure, Subject, crash, each, either
 from ephemeral import RANGE_KEY, RESERVED_KEY, live
 from lab import Lab
@@ -148,8 +150,117 @@ def test_fence_changes(host: Lab, modules: Supervised, backend: str, points: Opt
     judge(crash(host, modules, Subject("fence", states, look, whole, either, press, leaked), points=points), 14 if backend == "iptables" else 28)
 
 
+# Its ports are exclusive in both states, while everything else about it changes, and another service beside it.
+HELD = (
+    {"name": "held", "user": "20004", "source_ports": "52000-52099", "assignment": "app", "protocols": ["tcp", "udp"]},
+    {"name": "kept", "user": "20005", "source_ports": ["51900-52099", "52200"], "assignment": "rewrite", "on_violation": "reject"},
+)
+WATCH_EXCLUSIVE = """
+table inet watch {
+    counter leaked { }
+    chain input {
+        type filter hook input priority 0;
+        meta l4proto { tcp, udp } th dport 7000 th sport 52000-52099 counter name leaked
+    }
+}
+"""
+
+
+def press_exclusive(lab: Lab) -> Pressure:
+    """An account without a service."""
+    return Pressure(lab, "setpriv", "--reuid=20009", "--regid=20009", "--clear-groups", "--", port=52050)
+
+
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+def test_exclusive_ports_stay_exclusive(variant: str, points: Optional[int]) -> None:
+    """With iptables, whose tables change one after the other. With nftables there is one change, and what can pass meanwhile is in docs/threat-model.md."""
+    states = fence(HELD[0], OTHER, backend="iptables"), fence(HELD[1], THIRD, backend="iptables")
+    with watched(WATCH_EXCLUSIVE, uid=UID) as lab, Supervised(lab) as modules:
+        lab.use_iptables(variant)
+        # Without a fence it gets out.
+        with press_exclusive(lab):
+            pass
+        assert leaked(lab) > 0
+        lab.peer.run(["nft", "reset", "counter", "inet", "watch", "leaked"])
+        subject = Subject("fence", states, saved, anything, either, press_exclusive, leaked)
+        judge(crash(lab, modules, subject, points=points and 5), 10)
+
+
 def test_fence_comes_and_goes(host: Lab, modules: Supervised, points: Optional[int]) -> None:
     judge(crash(host, modules, Subject("fence", (fence(APP, OTHER), NOTHING), in_force), points=points), 28)
+
+
+BPF_STATES = (
+    fence({"name": "myapp", "source_ports": "50000-50999", "assignment": "bpf"}, {**OTHER, "assignment": "bpf"}),
+    fence({"name": "renamed", "user": "myapp", "source_ports": "51000-51999", "assignment": "bpf"}, THIRD),
+)
+MAPS = "/sys/fs/bpf/portfence/maps"
+
+
+def programs(lab: Lab) -> Any:
+    """The rules, what is pinned and attached, and what the maps hold."""
+    pinned = lab.run(["sh", "-c", "find /sys/fs/bpf -mindepth 1 -path '*portfence*' | sort"]).out.split()
+    attached = json.loads(lab.run(["bpftool", "-j", "cgroup", "show", "/sys/fs/cgroup"]).out.strip() or "[]")
+    held = {
+        name: sorted(json.dumps(item) for item in json.loads(lab.run(["bpftool", "-j", "map", "dump", "pinned", f"{MAPS}/{name}"]).out))
+        for name in ("by_uid", "services", "levels", "by_cgroup")
+        if f"{MAPS}/{name}" in pinned
+    }
+    return in_force(lab), (pinned, sorted(item["name"] for item in attached), held)
+
+
+def press_programs(lab: Lab) -> Pressure:
+    """In the group that the programs are attached to, from ports of the kernel's choice, which are none of the service's."""
+    join = 'echo 0 >/sys/fs/cgroup/cgroup.procs && exec "$@"'
+    return Pressure(lab, "sh", "-c", join, "sh", "setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--", port=0)
+
+
+@pytest.mark.parametrize("to", ["changes", "comes and goes"])
+def test_programs_that_assign_ports(to: str, points: Optional[int]) -> None:
+    """Killed in bpf(2) as well. Nothing leaves from outside, with the programs of one state, of both or of none: the fence is behind them."""
+    states = BPF_STATES if to == "changes" else (BPF_STATES[0], NOTHING)
+    with watched(WATCH, uid=UID, kind=BpfLab) as lab, Supervised(lab) as modules:
+        subject = Subject("fence", states, programs, anything, each, press_programs if to == "changes" else None, leaked)
+        # A round takes seconds.
+        crashes = crash(lab, modules, subject, points=points and 3, among=": bpf ")
+    judge(crashes, 6)
+    assert any("bpftool: bpf " in where for where in crashes.killed), crashes.killed
+
+
+class SliceLab(BpfLab):
+    """Its host has a slice from boot on."""
+
+    def power_on(self) -> None:
+        super().power_on()
+        self.run(["mkdir", "/sys/fs/cgroup/apps.slice"])
+
+
+SLICES = (
+    fence({"name": "apps", "unit": "apps.slice", "source_ports": "52000-52099", "assignment": "app"}, OTHER),
+    fence({"name": "batch", "unit": "apps.slice", "source_ports": "51000-51099", "assignment": "rewrite"}, THIRD),
+)
+
+
+def fenced_units(lab: Lab) -> Any:
+    """The rules without the cgroups in them, which are others after each boot; whether these are in; and what units are told."""
+    listing = json.dumps(in_force(lab))
+    for line in lab.run(["find", "/sys/fs/cgroup", "-maxdepth", "1", "-name", "apps.slice", "-printf", "%i\n"]).out.split():
+        listing = listing.replace(line, "CGROUP")
+    texts = lab.run(["sh", "-c", "cat /etc/systemd/system/*.d/50-portfence.conf"], check=False).out
+    return listing, texts
+
+
+def new_before_its_drop_in(seen: Any, expected: Sequence[Any]) -> bool:
+    """A unit is told when the fence knows it."""
+    return seen[0] in (item[0] for item in expected)
+
+
+@pytest.mark.parametrize("to", ["changes", "comes and goes"])
+def test_units(to: str, points: Optional[int]) -> None:
+    states = SLICES if to == "changes" else (SLICES[0], NOTHING)
+    with SliceLab() as lab, Supervised(lab) as modules:
+        subject = Subject("fence", states, fenced_units, new_before_its_drop_in, new_before_its_drop_in)
+        judge(crash(lab, modules, subject, points=points and 5), 10)
 
 
 def ports_of(lab: Lab) -> Any:

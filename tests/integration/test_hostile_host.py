@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Tuple, Type
 
 import pytest
+from bpf_lab import BpfLab
 from lab import Lab
 from listing import rules
+from net_cls import NetClsLab
 
 USER = 991
 MYAPP = {"name": "myapp", "source_ports": "50000-50999"}
@@ -141,69 +143,120 @@ def test_the_program_of_the_metrics_is_nobody_elses(host: Lab, harm: str) -> Non
     assert result["failed"] and "/usr/local/lib/portfence belongs to UID" in result["msg"]
 
 
-PLANTED = ("nft", "ip", "systemctl", "useradd", "userdel", "groupadd", "newusers", "getent", "sysctl", "sh", "mount", "tc", "conntrack", "ss", "ps")
+# One of every name that a program of this host has. Each tells that it was run.
+PLANT = """
+import os, sys
+os.makedirs("/home/planted")
+with open("/home/planted.sh", "w") as file:
+    file.write('#!/bin/sh\\necho "$0" >>/run/planted\\n')
+os.chmod("/home/planted.sh", 0o755)
+for name in {name for folder in ("/usr/sbin", "/usr/bin") for name in os.listdir(folder)}:
+    os.symlink("/home/planted.sh", f"/home/planted/{name}")
+for name in ("libnftables.so.1", "libc.so.6"):
+    open(f"/home/planted/{name}", "w").close()
+"""
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+CGROUPS = {"cgroups": [{"name": "legacy", "classid": "0x100001"}]}
+MODULES: Dict[str, Dict[str, Any]] = {
+    "fence": {"services": [MOVED]},
+    "fence_info": {},
+    "ephemeral_ports": RESERVED,
+    "service_account": {"accounts": [{"name": "another"}, {"name": "housed", "home": "/home/housed", "create_home": True}]},
+    "network_namespace": {"namespaces": [NAMESPACE]},
+    "cgroup_classid": CGROUPS,
+    "preview": {"services": [MYAPP]},
+    "metrics": {"directory": "/var/lib/metrics"},
+    "port_probe": {"services": [MYAPP]},
+    "edge": {"identities": []},
+}
 
 
-@pytest.mark.parametrize(
-    ("module", "params"),
-    [
-        ("fence", {"services": [MYAPP]}),
-        ("fence_info", {}),
-        ("ephemeral_ports", RESERVED),
-        ("service_account", {"accounts": [{"name": "another"}]}),
-        ("network_namespace", {"namespaces": [NAMESPACE]}),
-        ("preview", {"services": [MYAPP]}),
-        ("metrics", {"directory": "/var/lib/metrics"}),
-        ("port_probe", {"services": [MYAPP]}),
-        ("edge", {"identities": []}),
-    ],
-)
-def test_programs_that_are_planted_in_the_path_are_not_run(host: Lab, module: str, params: Dict[str, Any]) -> None:
-    host.module("fence", services=[MYAPP])
-    shell(host, "mkdir -p /tmp/planted /var/lib/metrics; printf '#!/bin/sh\\necho \"$0\" >>/run/planted\\n' >/tmp/planted/nft; chmod 755 /tmp/planted/nft")
-    for name in PLANTED[1:]:
-        host.run(["ln", "-sf", "nft", f"/tmp/planted/{name}"])
-    environment = {"PATH": "/tmp/planted:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": host.collections(), "LD_LIBRARY_PATH": "/tmp/planted"}
-    command = [sys.executable, "-m", f"ansible_collections.portfence.egress.plugins.modules.{module}"]
-    result = json.loads(host.run(command, data=json.dumps({"ANSIBLE_MODULE_ARGS": params}), check=False, env=environment).out)
-    assert not result.get("failed"), result["msg"]
-    assert host.run(["cat", "/run/planted"], check=False).out == ""
+@pytest.mark.parametrize("module", MODULES)
+def test_programs_that_are_planted_in_the_path_are_not_run(module: str) -> None:
+    with NetClsLab() if module == "cgroup_classid" else Lab() as host:
+        host.add_user("myapp", USER)
+        host.module("fence", services=[MYAPP])
+        shell(host, "mkdir -p /var/lib/metrics")
+        host.run(["/usr/bin/python3", "-I", "-"], data=PLANT)
+        environment = {"PATH": f"/home/planted:{PATH}", "PYTHONPATH": host.collections()}
+        # Whoever looks for a program there finds that one, and who loads a library the empty one.
+        look_up = [sys.executable, "-c", "import subprocess\nfor name in ('nft', 'ip', 'useradd', 'sh', 'ss'): subprocess.run([name], check=True)"]
+        host.run(look_up, env=environment)
+        found = [f"/home/planted/{name}" for name in ("nft", "ip", "useradd", "sh", "ss")]
+        assert host.run(["cat", "/run/planted"]).out.split() == found
+        planted = {"LD_LIBRARY_PATH": "/home/planted"}
+        assert "file too short" in host.run(["/usr/bin/env", "LD_LIBRARY_PATH=/home/planted", "/usr/sbin/nft", "--version"], check=False).err
+        host.run(["rm", "/run/planted"])
+        # Python is started with that path, and sets the other for the programs that it starts.
+        code = f"import os, runpy; os.environ.update({planted}); runpy.run_module({name_of(module)!r}, run_name='__main__')"
+        data = json.dumps({"ANSIBLE_MODULE_ARGS": MODULES[module]})
+        result = json.loads(host.run([sys.executable, "-c", code], data=data, check=False, env=environment).out)
+        assert not result.get("failed"), result["msg"]
+        assert result["changed"] == (module not in ("fence_info", "preview", "port_probe"))
+        assert host.run(["cat", "/run/planted"], check=False).out == ""
+
+
+def name_of(module: str) -> str:
+    return f"ansible_collections.portfence.egress.plugins.modules.{module}"
 
 
 def run_with_umask(lab: Lab, umask: str, module: str, params: Dict[str, Any]) -> None:
-    command = [sys.executable, "-m", f"ansible_collections.portfence.egress.plugins.modules.{module}"]
+    command = [sys.executable, "-m", name_of(module)]
     script = f'umask {umask}; exec "$@"'
     done = lab.run(["sh", "-c", script, "sh", *command], data=json.dumps({"ANSIBLE_MODULE_ARGS": params}), env={"PYTHONPATH": lab.collections()})
     assert not json.loads(done.out).get("failed"), done.out
 
 
-def modes(lab: Lab, umask: Optional[str] = None) -> List[str]:
-    """Owner, mode and place of everything that a first run of the modules makes under a umask."""
-    shell(lab, "mkdir -p /var/lib/metrics; touch /run/start")
-    for module, params in (
-        ("service_account", {"accounts": [{"name": "another"}]}),
+BPF = {"name": "myapp", "source_ports": "50000-50999", "assignment": "bpf"}
+# What is run in a lab of each kind, in order.
+RUNS: Dict[Type[Lab], List[Tuple[str, Dict[str, Any]]]] = {
+    Lab: [
+        ("service_account", {"accounts": [{"name": "another"}, {"name": "housed", "home": "/home/in/housed", "create_home": True}]}),
         ("fence", {"services": [MYAPP, {"name": "other", "user": "another", "source_ports": "53000-53099"}]}),
         ("ephemeral_ports", RESERVED),
-        ("network_namespace", {"namespaces": [NAMESPACE]}),
+        ("network_namespace", {"namespaces": [{**NAMESPACE, "dns": ["192.0.2.53"], "units": ["boxed.service"]}]}),
         ("metrics", {"directory": "/var/lib/metrics"}),
         ("edge", {"identities": []}),
+        ("port_probe", {"services": [MYAPP]}),
         ("fence", {"services": [MOVED]}),
-    ):
-        run_with_umask(lab, umask or "022", module, params)
-    places = "/etc/portfence /etc/systemd/system /etc/sysctl.d /etc/netns /run/portfence /run/portfence.lock /usr/local /var/lib/metrics"
-    found = shell(lab, f"find {places} -newer /run/start ! -type l -printf '%u:%g %m %p\\n' 2>/dev/null | sort -k3").splitlines()
-    return [line for line in found if "portfence" in line or "netns" in line or "wants" in line]
+    ],
+    NetClsLab: [("cgroup_classid", CGROUPS)],
+    BpfLab: [("fence", {"services": [BPF], "purge": True}), ("fence", {"services": [{**BPF, "source_ports": "51000-51999"}], "purge": True})],
+}
+PLACES = "/etc/portfence /etc/systemd/system /etc/sysctl.d /etc/netns /etc/pam.d /run/portfence* /run/netns /usr/local /var/lib/metrics /home /sys/fs/bpf/*"
 
 
+def made(kind: Type[Lab], umask: str) -> List[str]:
+    """Owner, mode, kind and place of everything that a first run of the modules makes under a umask."""
+    with kind() as lab:
+        lab.add_user("myapp", USER)
+        shell(lab, "mkdir -p /var/lib/metrics; touch /run/start")
+        for module, params in RUNS[kind]:
+            run_with_umask(lab, umask, module, params)
+        # Not what the kernel itself puts into a cgroup.
+        found = f"find {PLACES} -newer /run/start ! -type l ! -name 'cgroup.*' ! -name 'net_*.*' ! -name tasks ! -name notify_on_release"
+        return shell(lab, f"{found} -printf '%u:%g %m %y %p\\n' 2>/dev/null | sort -k 4").splitlines()
+
+
+EXECUTED = ("/usr/local/bin/portfence-run", "/etc/portfence/namespaces.sh", "/etc/portfence/namespaces.d/boxed.sh")
+
+
+def documented(kind: str, path: str) -> str:
+    """Owner and mode that a directory (d) or file (f) has to have."""
+    if path.startswith("/home/in/"):
+        return "housed:housed 755"
+    if path.startswith("/sys/fs/bpf/"):
+        return "root:root 700" if kind == "d" else "root:root 600"
+    if kind == "d" or path in EXECUTED:
+        return "root:root 755"
+    if path.startswith("/run/netns/"):
+        return "root:root 444"
+    return "root:root 600" if path.endswith(".lock") else "root:root 644"
+
+
+@pytest.mark.parametrize(("kind", "count"), [(Lab, 40), (NetClsLab, 9), (BpfLab, 24)])
 @pytest.mark.parametrize("umask", ["000", "077"])
-def test_no_umask_matters(host: Lab, umask: str) -> None:
-    found = modes(host, umask)
-    assert len(found) > 10
-    for line in found:
-        owner, mode, path = line.split(" ", 2)
-        assert owner == "root:root" and int(mode, 8) & 0o022 == 0, line
-        # Whoever loads or shows them need not be root, but for the lock.
-        assert path.endswith(".lock") or int(mode, 8) & 0o444 == 0o444, line
-    with Lab() as other:
-        other.add_user("myapp", USER)
-        assert modes(other) == found
+def test_no_umask_matters(kind: Type[Lab], count: int, umask: str) -> None:
+    found = [line.split() for line in made(kind, umask)]
+    assert found == [[*documented(of, path).split(), of, path] for _owner, _mode, of, path in found]
+    assert len(found) > count

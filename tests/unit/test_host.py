@@ -32,6 +32,19 @@ def test_programs_get_no_input_and_a_plain_environment() -> None:
     assert not [line for line in result.out.splitlines() if line.startswith(("HOME=", "LD_", "PYTHON"))]
 
 
+def test_a_directory_is_never_open_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even before its mode is set."""
+    seen = []
+    monkeypatch.setattr(os, "chmod", lambda path, mode: seen.append((stat.S_IMODE(os.stat(path).st_mode), mode)))
+    before = os.umask(0)
+    try:
+        HOST.make_directory(str(tmp_path / "made"))
+        assert HOST.run(["/bin/sh", "-c", "umask"]).out == "0022\n"
+    finally:
+        os.umask(before)
+    assert seen == [(0o755, 0o755)]
+
+
 def test_output_that_is_no_text_is_no_reason_to_stop() -> None:
     assert HOST.run(["/usr/bin/printf", r"\377"]).out == "\ufffd"
 

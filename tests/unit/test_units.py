@@ -113,13 +113,12 @@ def test_walls_of_a_unit() -> None:
 
 def run_script(tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """The script on a tree of directories, with a program in the place of nft that shows what it is given."""
-    (tmp_path / "fence.nft").write_text("# the fence\n", encoding="utf-8")
-    (tmp_path / "units.list").write_text(_unit_members.list_text(MEMBERS), encoding="utf-8")
+    (tmp_path / "fence.nft").write_text(_unit_members.fence_text("# the fence\n", MEMBERS), encoding="utf-8")
     nft = tmp_path / "nft"
     nft.write_text('#!/bin/sh\ncat "$2"\n', encoding="utf-8")
     nft.chmod(0o755)
     text = _unit_members.script_text(nft=str(nft), fence_file=str(tmp_path / "fence.nft"))
-    places = {_unit_members.LIST: "units.list", _unit_members.LOADED: "loaded", _boot_lock.PATH: "lock", _unit_members.CGROUPS: "cgroup"}
+    places = {_unit_members.LOADED: "loaded", _boot_lock.PATH: "lock", _unit_members.CGROUPS: "cgroup"}
     for path, own in places.items():
         text = text.replace(path, str(tmp_path / own))
     return subprocess.run(["/bin/sh", "-c", text, "units.sh", *args], capture_output=True, text=True, check=False)
@@ -132,14 +131,14 @@ def test_the_script_names_the_cgroups_that_are_there(tmp_path: Path) -> None:
         (tmp_path / "cgroup/system.slice/system-w.slice" / name).mkdir(parents=True)
     done = run_script(tmp_path, "load")
     assert (done.returncode, done.stderr) == (0, "")
-    assert sorted(done.stdout.splitlines()) == [
+    assert sorted(line for line in done.stdout.splitlines() if not line.startswith("# unit: ")) == [
         "# the fence",
         'add element inet portfence checked_units_1 { "batch.slice" : jump checked_unit_batch }',
         'add element inet portfence checked_units_2 { "system.slice/app.service" : jump checked_unit_app }',
         'add element inet portfence checked_units_3 { "system.slice/system-w.slice/w@1.service" : jump checked_unit_w }',
     ]
     shutil.rmtree(tmp_path / "cgroup")
-    assert run_script(tmp_path, "load").stdout == "# the fence\n"
+    assert run_script(tmp_path, "load").stdout == _unit_members.fence_text("# the fence\n", MEMBERS)
 
 
 @pytest.mark.parametrize(
