@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any, Callable, Dict, List, Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils import _classid_files, _ephemeral_record, _info, _lock_file, _sysctl
+from ansible_collections.portfence.egress.plugins.module_utils import _classid_files, _counts, _ephemeral_record, _lock_file, _sysctl
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_files import Folder
@@ -86,7 +86,7 @@ def _check_records(texts: Dict[str, str]) -> bool:
         _refused(lambda: _ephemeral_record.parse_file(texts["sysctl"]), "/etc/sysctl.d/60-portfence.conf"),
     ]
     # What is not vital, or mended by the next run, counts as not there.
-    counts = _info._probe_counts(host)
+    counts = _counts.probe_counts(host)
     assert all(isinstance(number, int) for events in counts.values() for number in events.values())
     json.dumps(add_counts(texts["counts"], {"a": {"violations": 1}}, before={"violations_a": 7}))
     json.dumps(Store(host).previous())

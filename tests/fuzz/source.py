@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Callable, List, Mapping, Optional, Sequence, TypeVar
 
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result, Running
 
 T = TypeVar("T")
 
@@ -186,9 +186,20 @@ class FakeHost(Host):
         """Every program is there."""
         return f"/usr/bin/{name}"
 
-    def run(self, args: Sequence[str], *, data: Optional[str] = None, check: bool = True, killed: bool = False) -> Result:
+    def start(self, args: Sequence[str], *, data: Optional[str] = None) -> Running:
         """Every program prints the same."""
-        return Result(0, self._printed, "")
+        return Printed(self._printed)
+
+
+class Printed(Running):
+    """A program that has ended, and printed this."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def result(self, *, check: bool = True, killed: bool = False) -> Result:
+        """All went well."""
+        return Result(0, self._text, "")
 
 
 def check_message(text: str) -> None:
