@@ -4,7 +4,8 @@
 """The only writer of network namespaces: plan those of this host, make them, keep them for boot, take them away.
 
 Order of the effects: first new files are written beside their places, which shows whether they can be; what joins a
-namespace that goes is released; then the files are in place, the host's side is made, and each namespace behind it. A run that is cut short leaves files from which the next run, or a boot, goes on.
+namespace that goes is released; then the files are in place, the host's side is made, and each namespace behind it.
+A run that is cut short leaves files from which the next run, or a boot, goes on.
 """
 
 from __future__ import annotations

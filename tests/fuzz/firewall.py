@@ -78,7 +78,7 @@ def _check_nft(texts: Tuple[str, str]) -> bool:
     host = FakeHost(printed=text)
     nft = Nft(FakeHost(printed="nftables v1.0.6 (Lester Gooch #5)"))
     nft._host = host
-    for ask in (nft.tables_if_works, nft.counters, lambda: nft.begin()(), lambda: _walk(text), lambda: _tables(host, nft)):
+    for ask in (nft.tables_if_works, nft.counters, nft.begin(), lambda: _walk(text), lambda: _tables(host, nft)):
         try:
             ask()
             accepted = True

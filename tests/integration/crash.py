@@ -52,7 +52,11 @@ class Pressure:
     """Somebody who sends all the time from ports that are not theirs: datagrams, and openings of connections, over IPv4 and IPv6."""
 
     def __init__(self, lab: Lab, *enter: str, port: int = OUTSIDE) -> None:
-        """:param enter: a command that becomes that one, and then runs what stands behind it. :param port: the first of four, or 0 for those of the kernel's choice."""
+        """A sender; it begins when it is entered.
+
+        :param enter: a command that becomes that one, and then runs what stands behind it.
+        :param port: the first of four, or 0 for those of the kernel's choice.
+        """
         addresses = [PEER_ADDRESSES[family] for family in (4, 6)]
         self._command = [*lab.enter, *enter, "/usr/bin/python3", "-I", "-c", _SENDER, str(PORT), str(port), *addresses]
         self.tried = 0

@@ -23,13 +23,15 @@ UNIT = "/etc/systemd/system"
 
 def state_of_edge(lab: Lab) -> str:
     """All that the module can change."""
-    script = f"nft -s list ruleset | sort; find /etc/portfence {UNIT} 2>/dev/null | sort; find /etc/portfence {UNIT} -type f 2>/dev/null | sort | xargs sha256sum"
+    find = f"find /etc/portfence {UNIT}"
+    script = f"nft -s list ruleset | sort; {find} 2>/dev/null | sort; {find} -type f 2>/dev/null | sort | xargs sha256sum"
     return lab.run(["sh", "-c", script], check=False).out
 
 
 def state_of_accounts(lab: Lab) -> str:
     """All that the tools change but for their own copies of what was."""
-    return lab.run(["sh", "-c", "cd /etc; cat passwd shadow group gshadow; ls passwd.lock group.lock; ls -nA --time-style=+ /home | grep -v total; ls -d /var/lib/second"], check=False).out
+    homes = "ls -nA --time-style=+ /home | grep -v total; ls -d /var/lib/second"
+    return lab.run(["sh", "-c", f"cd /etc; cat passwd shadow group gshadow; ls passwd.lock group.lock; {homes}"], check=False).out
 
 
 @dataclass(frozen=True)
