@@ -235,7 +235,7 @@ class FenceOfHost:
             return steps
         steps.members = plan.members
         steps.units = self._units.plan(plan.members, [item.service for item in target.values()], outcome.changes)
-        text = fence_text(plan.text, plan.members)
+        text = outcome.fence = fence_text(plan.text, plan.members)
         if self._host.read_own(self._backend.boot.file) != text:
             steps.fence_file = text
             outcome.changes.append(f"write {self._backend.boot.file}")
