@@ -39,9 +39,11 @@ from ansible_collections.portfence.egress.plugins.module_utils._accounts_plan im
     shortened,
 )
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host, failure
 
 _DATABASES = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/subuid", "/etc/subgid")
+# useradd(8): the home directory can't be made.
+_NO_HOME = 12
 _PACKAGE = "passwd (shadow-utils on Fedora, RHEL and their kin)"
 
 
@@ -107,7 +109,9 @@ def _check_tools(host: Host, plan: Plan) -> None:
     if os.statvfs("/etc").f_flag & os.ST_RDONLY:
         raise HostError("/etc is mounted read-only, so that accounts can't be changed; remount it writable")
     databases = [path for path in _DATABASES if os.path.exists(path)]
-    host.check_changeable([*databases, *(item.account.home for item in plan.creations if item.create_home)])
+    # A home that is there is left as it is.
+    homes = [item.account.home for item in plan.creations if item.create_home and not os.path.lexists(item.account.home)]
+    host.check_changeable([*databases, *homes])
     _check_room(databases)
 
 
@@ -279,17 +283,27 @@ def _create_together(host: Host, accounts: Sequence[Account]) -> List[str]:
 
 
 def _add(host: Host, useradd: str, creation: Creation) -> None:
-    """Create one account. Raises HostError, with no account.
+    """Create one account. Raises HostError, with no account unless it says so.
 
     useradd writes the account before it makes the home, and the home of an account that exists is left alone by the next run.
     """
-    try:
-        host.run(_useradd(useradd, creation))
-    except HostError:
-        name = creation.account.name
-        if creation.create_home and name in {account.name for account in parse_passwd(host.read("/etc/passwd") or "")}:
-            host.run([host.program("userdel", package=_PACKAGE), "--", name], check=False)
-        raise
+    command = _useradd(useradd, creation)
+    result = host.run(command, check=False)
+    if result.rc == 0:
+        return
+    said = failure(command, result)
+    if result.rc == _NO_HOME and not _take_back(host, creation):
+        said = f"{said}; the account {creation.account.name} is there, without its home: make that, or delete the account and run again"
+    raise HostError(said)
+
+
+def _take_back(host: Host, creation: Creation) -> bool:
+    """Delete an account that was just made, where that deletes nothing that was there before. Whether it is gone."""
+    name = creation.account.name
+    # userdel(8) also deletes a group of that name, and the name from all groups.
+    if creation.group == name or any(name in group.members for group in parse_group(host.read("/etc/group") or "")):
+        return False
+    return host.run([host.program("userdel", package=_PACKAGE), "--", name], check=False).rc == 0
 
 
 def _useradd(program: str, creation: Creation) -> List[str]:

@@ -10,6 +10,7 @@ namespace, the staged file), then the kernel changes in one transaction, then th
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -18,7 +19,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._backend import B
 from ansible_collections.portfence.egress.plugins.module_utils._backends import AUTO, choose, in_force, is_absent, others
 from ansible_collections.portfence.egress.plugins.module_utils._bpf_host import BpfOfHost, BpfPlan
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, PortFenceError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Staged
 from ansible_collections.portfence.egress.plugins.module_utils._launcher_host import PATH as LAUNCHER_PATH
 from ansible_collections.portfence.egress.plugins.module_utils._launcher_host import Launcher
@@ -151,9 +152,14 @@ class FenceOfHost:
 
     def _plan(self, request: Request, *, diff: bool) -> Tuple[Outcome, _Steps]:
         finish = self._backend.begin()
-        stored = self._stored(request)
-        target = _plan.merge(stored, request.services, state=request.state, purge=request.purge)
-        resolved = self._resolve(request, target)
+        try:
+            stored = self._stored(request)
+            target = _plan.merge(stored, request.services, state=request.state, purge=request.purge)
+            resolved = self._resolve(request, target)
+        except BaseException:
+            with suppress(PortFenceError):
+                finish()  # what reads has the locks until it ends
+            raise
         live = finish()
         strays = others(self._host, self._backend)
         self._unit.check_owner()
@@ -305,12 +311,12 @@ class FenceOfHost:
         if steps.remove_files:
             # The unit goes first: from then on a boot gives no fence, until then the whole old one.
             self._unit.remove()
-        self._units.prepare(steps.units)
         persisting = steps.fence_file is not None or steps.write or steps.forget or steps.remember_by is not None
         if persisting:
             self._store.prepare()
         staged = None if steps.fence_file is None else self._host.stage(self._backend.boot.file, steps.fence_file)
         try:
+            self._units.prepare(steps.units)
             if steps.load is not None:
                 self._backend.load(steps.load)
                 self.loaded = self.loaded or outcome

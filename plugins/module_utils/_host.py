@@ -239,7 +239,10 @@ class Host:
             # A link is replaced, and what it points to is left alone.
             for place in [folder] if os.path.islink(path) or not os.path.lexists(path) else [folder, path]:
                 if not os.access(place, os.W_OK):
-                    read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+                    try:
+                        read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+                    except OSError as error:
+                        raise HostError(f"can't use {place}: {error.strerror}") from error
                     why = os.strerror(errno.EROFS) if read_only else f"{os.strerror(errno.EPERM)}, lsattr -d {place} tells more"
                     raise HostError(f"can't change {path}: {why}; nothing was changed")
 

@@ -70,7 +70,7 @@ class Store:
                 if not isinstance(content, dict) or content.get("name") != name:
                     raise ValueError(f'the key name must be "{name}", like the file')
                 same = (given or {}).get(name)
-                if same is not None and content == same.to_dict():
+                if same is not None and _says(content) == _says(same.to_dict()):
                     service = same
                 else:
                     service = parse_list([content], where=path)[0].service
@@ -93,7 +93,7 @@ class Store:
 
     def differs(self, service: Service) -> bool:
         """Whether the file of a service says anything else than it should, as it was read or written; a key that is missing counts."""
-        return self._contents.get(service.name) != service.to_dict()
+        return _says(self._contents.get(service.name)) != _says(service.to_dict())
 
     def write(self, service: Service) -> None:
         """Store one service."""
@@ -150,6 +150,11 @@ class Store:
         """Remove the record of what probes made the fence count."""
         self._host.remove(PROBE_COUNTS_FILE)
         self._host.remove_directory(RUN)
+
+
+def _says(content: Any) -> str:
+    """For comparing: Python takes 1 for true."""
+    return json.dumps(content, sort_keys=True)
 
 
 def to_text(service: Service) -> str:

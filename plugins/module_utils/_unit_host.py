@@ -97,13 +97,17 @@ class UnitsOfHost:
 
     def prepare(self, steps: UnitSteps) -> None:
         """What has to be done before the fence changes."""
+        # A unit that has its drop-in does not start without the script.
         for path in steps.before:
-            self._host.remove(path)
             if path.endswith(DROP_IN):
+                self._host.remove(path)
                 self._host.remove_directory(os.path.dirname(path))
         self._write(steps.first)
         if steps.before:
             self._reload()
+        for path in steps.before:
+            if not path.endswith(DROP_IN):
+                self._host.remove(path)
         if steps.start:
             self._host.run(["systemctl", "start", *steps.start])
 

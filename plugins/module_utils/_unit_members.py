@@ -52,11 +52,12 @@ cgroups={CGROUPS}
 # What becomes of the cgroups of the unit or units that $2 matches; $1 is "add" or "delete".
 commands() {{
     sed -n 's/^{LISTED}//p' {fence_file} | while read -r map chain parent pattern; do
-        for folder in "$cgroups/$parent"/*/; do
+        # The pattern is one, and stays unquoted.
+        case $2 in '' | $pattern) ;; *) continue ;; esac
+        for folder in "$cgroups/$parent"/$pattern/; do
+            [ -d "$folder" ] || continue
             name=${{folder%/}}
             name=${{name##*/}}
-            # The pattern is one, and stays unquoted.
-            case $name in $pattern) ;; *) continue ;; esac
             [ -z "$2" ] || [ "$name" = "$2" ] || continue
             printf '%s element inet portfence %s {{ "%s" : jump %s }}\\n' "$1" "$map" "${{parent#.}}${{parent:+/}}$name" "$chain"
         done
@@ -69,10 +70,15 @@ lock() {{ {take(otherwise=f'echo "portfence: {PATH} is held by another program, 
 case $1 in
     load)
         # No pipe: nft would act on half of the text if its writer were killed.
-        {{ cat {fence_file} && commands add ''; }} >{LOADED} && {nft} -f {LOADED}
-        status=$?
+        if {{ cat {fence_file} && commands add ''; }} >{LOADED}; then
+            {nft} -f {LOADED}
+            status=$?
+            rm -f {LOADED}
+            exit $status
+        fi
         rm -f {LOADED}
-        exit $status
+        echo "portfence: can't write {LOADED}; the fence is loaded without the cgroups of units that run already" >&2
+        exec {nft} -f {fence_file}
         ;;
     join)
         lock

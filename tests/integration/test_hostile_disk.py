@@ -193,3 +193,27 @@ def test_a_home_that_can_not_be_made(lab: Lab, full: str, told: str) -> None:
     assert lab.module("service_account", accounts=[account])["changed"]
     assert lab.run(["stat", "--format=%U %a", "/srv/disk/myapp"]).out.split()[0] == "myapp"
     assert not lab.module("service_account", accounts=[account])["changed"]
+
+
+def test_an_account_stays_where_its_group_would_go_with_it(lab: Lab) -> None:
+    """userdel(8) deletes the group of the account's name, and the name from other groups, whoever put them there."""
+    lab.run(["sh", "-c", "groupadd --gid 1500 myapp && groupadd others && sed -i 's/^others:.*/&other/' /etc/group /etc/gshadow"])
+    lab.run(["sh", "-c", "mount -t tmpfs -o mode=755 none /srv && mkdir /srv/disk && mount -t tmpfs -o mode=755,nr_inodes=1 none /srv/disk"])
+    groups = lab.run(["cat", "/etc/group"]).out
+    for name in ("myapp", "other"):
+        account = {"name": name, "home": f"/srv/disk/{name}", "create_home": True}
+        result = lab.module("service_account", accounts=[account])
+        assert result["failed"] and f"the account {name} is there, without its home: make that, or delete the account and run again" in result["msg"]
+        assert lab.run(["id", "--user", name]).rc == 0
+    assert set(groups.splitlines()) <= set(lab.run(["cat", "/etc/group"]).out.splitlines())
+
+
+def test_a_home_that_is_there_need_not_be_writable(lab: Lab) -> None:
+    lab.run(["sh", "-c", "mount -t tmpfs -o mode=755 none /srv && mkdir /srv/myapp && mount -o remount,ro /srv"])
+    assert lab.module("service_account", accounts=[{"name": "myapp", "home": "/srv/myapp", "create_home": True}])["changed"]
+
+
+def test_a_link_that_leads_nowhere_is_told(lab: Lab) -> None:
+    lab.run(["sh", "-c", "mount -t tmpfs -o mode=755 none /srv && ln -s /srv/away /srv/homes"])
+    result = lab.module("service_account", accounts=[{"name": "myapp", "home": "/srv/homes/myapp", "create_home": True}])
+    assert result["failed"] and result["msg"] == "can't use /srv/homes: No such file or directory", result

@@ -124,6 +124,14 @@ def test_site_in_check_mode_predicts_and_changes_nothing(control: Control) -> No
     assert "changed=0" in predicted.out
 
 
+@pytest.mark.parametrize("options", [(), ("--skip-tags", "cgroups")])
+def test_site_installs_what_is_missing(control: Control, options: Sequence[str]) -> None:
+    """Here it can't: there is no such package."""
+    control.lab.run(["mount", "--bind", "/dev/null", "/usr/sbin/nft"])
+    done = control.play("portfence.egress.site", *options, egress_services=MYAPP, fence_packages={"nft": "portfence-missing"})
+    assert done.rc == 2 and "portfence-missing" in done.out, done.out
+
+
 def test_every_mistake_is_told_before_anything_is_changed(control: Control) -> None:
     before = control.state()
     policy = {"a": {"source_ports": "2-1"}, "b": {"source_ports": 7, "usr": "x"}, "c": {"source_ports": 7}}

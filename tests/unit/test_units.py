@@ -141,6 +141,14 @@ def test_the_script_names_the_cgroups_that_are_there(tmp_path: Path) -> None:
     assert run_script(tmp_path, "load").stdout == _unit_members.fence_text("# the fence\n", MEMBERS)
 
 
+def test_without_room_for_the_cgroups_the_fence_is_loaded_nevertheless(tmp_path: Path) -> None:
+    (tmp_path / "cgroup/batch.slice").mkdir(parents=True)
+    (tmp_path / "loaded").mkdir()
+    done = run_script(tmp_path, "load")
+    assert (done.returncode, done.stdout) == (0, _unit_members.fence_text("# the fence\n", MEMBERS))
+    assert done.stderr.endswith(f"portfence: can't write {tmp_path}/loaded; the fence is loaded without the cgroups of units that run already\n")
+
+
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
