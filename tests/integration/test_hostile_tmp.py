@@ -16,7 +16,7 @@ from typing import Dict, Iterator, Type
 
 import pytest
 from bpf_lab import BpfLab
-from lab import Lab
+from lab import REPOSITORY, Lab
 from lab_keeper import PATH
 from test_hostile_host import BPF, RUNS
 
@@ -27,6 +27,14 @@ PLANT = f"""
 for name in portfence portfence.lock portfence-units.lock .portfence-new fence.nft bpf.o bpf.batch bpf-load nft ip ansible; do
     ln -s {SECRET} $name && mkdir $name.d && ln -s {SECRET} $name.d/x && mkfifo $name.pipe
 done
+"""
+
+# The collection itself stays where it is, should that be below.
+NEW = """
+mount --bind "$2" /mnt
+mount -t tmpfs -o mode=1777 none "$1"
+case $2 in "$1"/*) mkdir -p "$2"; mount --bind /mnt "$2" ;; esac
+umount /mnt
 """
 
 # Of an account that does nothing else.
@@ -49,14 +57,14 @@ def open_to_all(lab: Lab) -> Dict[str, str]:
     found = sorted(set(lab.run(["sh", "-c", where], check=False).out.split()))
     assert {"/tmp", "/var/tmp", "/dev/shm"} <= set(found)
     for path in found:
-        lab.run(["mount", "-t", "tmpfs", "-o", "mode=1777", "none", path])
+        lab.run(["sh", "-ec", NEW, "sh", path, str(REPOSITORY)])
         lab.run(["sh", "-c", f"cd {path}; {PLANT}"], uid=ATTACKER)
     return {path: look(lab, path) for path in found}
 
 
 def look(lab: Lab, path: str) -> str:
     """A directory with all in it. Its time changes with every name that comes or goes, however short it stays."""
-    return lab.run(["find", path, "-printf", r"%p %y %u %m %l %T@ %C@\n"]).out
+    return lab.run(["find", path, "-xdev", "-printf", r"%p %y %u %m %l %T@ %C@\n"]).out
 
 
 @pytest.mark.parametrize("kind", RUNS)
