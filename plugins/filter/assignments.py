@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List
 
-from ansible_collections.portfence.egress.plugins.plugin_utils._services import each_service
+from ansible_collections.portfence.egress.plugins.plugin_utils._services import each_present
 
 DOCUMENTATION = r"""
 name: assignments
@@ -46,8 +46,7 @@ _value:
 
 def assignments(services: Any) -> List[str]:
     """See DOCUMENTATION. Raises AnsibleFilterError."""
-    present = (service for service in each_service(services, by="assignments") if service.get("state", "present") != "absent")
-    return sorted({str(service.get("assignment") or "rewrite") for service in present})
+    return sorted({str(service.get("assignment") or "rewrite") for service in each_present(services, by="assignments")})
 
 
 class FilterModule:

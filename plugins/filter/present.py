@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, Mapping
 
-from ansible_collections.portfence.egress.plugins.plugin_utils._services import each_service
+from ansible_collections.portfence.egress.plugins.plugin_utils._services import each_present
 
 DOCUMENTATION = r"""
 name: present
@@ -48,7 +48,7 @@ _value:
 
 def present(services: Any) -> List[Mapping[str, Any]]:
     """See DOCUMENTATION. Raises AnsibleFilterError."""
-    return [service for service in each_service(services, by="present") if service.get("state", "present") == "present"]
+    return list(each_present(services, by="present"))
 
 
 class FilterModule:

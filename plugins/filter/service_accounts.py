@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Callable, Dict, List, Optional
 
-from ansible_collections.portfence.egress.plugins.plugin_utils._services import each_service, texts
+from ansible_collections.portfence.egress.plugins.plugin_utils._services import each_present, texts
 
 DOCUMENTATION = r"""
 name: service_accounts
@@ -53,8 +53,8 @@ _SELECTORS = ("user", "group", "classid", "unit", "addresses")
 def service_accounts(services: Any) -> List[Dict[str, Any]]:
     """See DOCUMENTATION. Raises AnsibleFilterError."""
     found: Dict[str, Optional[int]] = {}
-    for service in each_service(services, by="service_accounts"):
-        if service.get("state", "present") != "present" or not service.get("manage_account", True):
+    for service in each_present(services, by="service_accounts"):
+        if not service.get("manage_account", True):
             continue
         # As the module fence has it: who says nothing is the account of the service's name.
         users = texts(service.get("user") or []) if any(map(service.get, _SELECTORS)) else [service["name"]]

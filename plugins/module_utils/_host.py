@@ -233,9 +233,7 @@ class Host:
         On a file system that is mounted read-only, and where something is immutable (chattr(1)).
         """
         for path in paths:
-            folder = os.path.dirname(path)
-            while not os.path.lexists(folder):
-                folder = os.path.dirname(folder)
+            folder = os.path.dirname((missing_folders(path) or [path])[0])
             # A link is replaced, and what it points to is left alone.
             for place in [folder] if os.path.islink(path) or not os.path.lexists(path) else [folder, path]:
                 if not os.access(place, os.W_OK):
@@ -423,6 +421,16 @@ class Staged:
             pass
 
 
+def missing_folders(path: str) -> List[str]:
+    """The folders above a path that are not there, the outermost first."""
+    missing: List[str] = []
+    folder = os.path.dirname(path)
+    while not os.path.lexists(folder):
+        missing.insert(0, folder)
+        folder = os.path.dirname(folder)
+    return missing
+
+
 class StagedFiles:
     """Files that are written, but not in their places yet, and the folders that were made for them."""
 
@@ -433,14 +441,9 @@ class StagedFiles:
 
     def add(self, path: str, text: str, *, mode: int = 0o644) -> None:
         """Write one more. Raises HostError."""
-        folder = os.path.dirname(path)
-        missing: List[str] = []
-        while not os.path.lexists(folder):
-            missing.insert(0, folder)
-            folder = os.path.dirname(folder)
-        for name in missing:
-            self._host.make_directory(name)
-            self._made.append(name)
+        for folder in missing_folders(path):
+            self._host.make_directory(folder)
+            self._made.append(folder)
         self._host.check_directory(os.path.dirname(path))
         self._files[path] = self._host.stage(path, text, mode=mode)
 

@@ -28,6 +28,11 @@ def each_service(services: Any, *, by: str) -> Iterator[Mapping[str, Any]]:
         yield service
 
 
+def each_present(services: Any, *, by: str) -> Iterator[Mapping[str, Any]]:
+    """Those of :func:`each_service` that are not absent."""
+    return (service for service in each_service(services, by=by) if service.get("state", "present") == "present")
+
+
 def texts(value: Any) -> List[str]:
     """A list, or the one value that stands for it, as texts."""
     return [str(item) for item in (value if isinstance(value, (list, tuple)) else [value])]

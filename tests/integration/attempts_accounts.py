@@ -35,6 +35,7 @@ from attempt import (
     met,
     ready,
     send,
+    use_passed_on,
     wait,
 )
 
@@ -106,22 +107,7 @@ def supplementary() -> None:
 
 @attempt("a socket that another account opened and passed on", "it is the other's: what that account may do, no more", account="root")
 def passed_on() -> None:
-    ours, theirs = socket.socketpair()
-    if os.fork() == 0:
-        become(20002, groups=[])
-        for family in FAMILIES:
-            for kind in KINDS:
-                sock = socket.socket(family, kind)
-                socket.send_fds(theirs, [b"x"], [sock.fileno()])
-        os._exit(0)
-    os.wait()
-    become(20001, groups=[])
-    for family in FAMILIES:
-        for _kind in KINDS:
-            _data, handles, _flags, _address = socket.recv_fds(ours, 1, 1)
-            with Noted(), socket.socket(fileno=handles[0]) as sock:
-                bind_outside(sock, family)
-                send(sock, PEER[family])
+    use_passed_on(20001, lambda: become(20002, groups=[]))
 
 
 @attempt(

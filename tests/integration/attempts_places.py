@@ -14,7 +14,7 @@ import subprocess
 import sys
 from typing import Callable, Dict, Tuple
 
-from attempt import FAMILIES, KINDS, PEER, Attempt, Noted, become, bind_outside, by_program, each, fresh, met, send
+from attempt import KINDS, PEER, Attempt, Noted, become, bind_outside, by_program, each, fresh, met, send, use_passed_on
 from attempts_sockets import IP_FREEBIND, IPV6_FREEBIND
 
 UID = 20001
@@ -202,24 +202,11 @@ def place_user_network() -> None:
     account="root",
 )
 def place_passed_on() -> None:
-    ours, theirs = socket.socketpair()
-    if os.fork() == 0:
+    def elsewhere() -> None:
         _leave()
         become(UID, groups=[])
-        for family in FAMILIES:
-            for kind in KINDS:
-                with socket.socket(family, kind) as opened:
-                    socket.send_fds(theirs, [b"x"], [opened.fileno()])
-        os._exit(0)
-    theirs.close()
-    os.wait()
-    become(UID, groups=[])
-    for family in FAMILIES:
-        for _kind in KINDS:
-            _data, handles, _flags, _address = socket.recv_fds(ours, 1, 1)
-            with Noted(), socket.socket(fileno=handles[0]) as sock:
-                bind_outside(sock, family)
-                send(sock, PEER[family])
+
+    use_passed_on(UID, elsewhere)
 
 
 @attempt_in_place(
