@@ -189,6 +189,24 @@ def test_failed_proof_puts_the_fence_of_before_back(control: Control) -> None:
     assert control.lab.run(["ls", "/etc/portfence/services.d"]).out.split() == ["myapp.json"]
 
 
+def test_a_fence_that_is_not_kept_on_the_host_is_not_taken_for_none(control: Control) -> None:
+    """It can't be put back; the new one is better than no fence."""
+    control.play("portfence.egress.site", egress_services=MYAPP, fence_persist=False)
+    break_the_wire(control.lab)
+    done = control.play("portfence.egress.site", egress_services={**MYAPP, **COLLECTOR}, fence_persist=False)
+    assert done.rc != 0
+    assert "The new fence stays: the one of before is not kept on the host" in done.out + done.err
+    assert control.lab.connect(user="myapp", source_port=40000).port is None
+
+
+def test_what_an_earlier_playbook_proved_is_not_said_of_this_one(control: Control) -> None:
+    control.play("portfence.egress.site", egress_services=MYAPP)
+    control.lab.run(["sh", "-c", "cat >/run/two.yml"], data="- import_playbook: portfence.egress.verify\n- import_playbook: portfence.egress.site\n")
+    done = control.play("/run/two.yml", "--skip-tags", "probe", egress_services=MYAPP)
+    assert done.rc == 0, done.out
+    assert done.out.count("probe passed") == 1 and "unchanged, not probed, violations so far: 0" in done.out
+
+
 def test_failed_proof_of_the_first_fence_leaves_none(control: Control) -> None:
     break_the_wire(control.lab)
     before = control.state()
