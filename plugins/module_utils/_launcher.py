@@ -92,10 +92,10 @@ def start(service: Dict[str, Any], command: Sequence[str], *, user: Optional[str
     groups = service.get("group") or []
     gid = find_group(groups[0]) if groups else account.pw_gid
     if gid != account.pw_gid or os.geteuid() == 0:
-        become = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={gid}", "--init-groups", "--"]
+        become = [find_helper("setpriv"), f"--reuid={account.pw_uid}", f"--regid={gid}", "--init-groups", "--"]
     else:
         become = []
-    enter = ["ip", "netns", "exec", name] if service.get("assignment") == "namespace" else []
+    enter = [find_helper("ip"), "netns", "exec", name] if service.get("assignment") == "namespace" else []
     execute([*enter, *become, *command], account)
 
 
@@ -164,8 +164,8 @@ def join_unit(name: str, units: Sequence[str], command: Sequence[str], account: 
     """
     for unit in units:
         if unit.endswith(".slice"):
-            scope = ["systemd-run", "--quiet", "--scope", f"--slice={unit}", f"--uid={account.pw_uid}", f"--gid={account.pw_gid}", "--"]
-            execute([*scope, *command], account)
+            scope = [find_helper("systemd-run"), "--quiet", "--scope", f"--slice={unit}"]
+            execute([*scope, f"--uid={account.pw_uid}", f"--gid={account.pw_gid}", "--", *command], account)
         if unit.endswith("@.service"):
             running = _run(["systemctl", "list-units", "--plain", "--no-legend", "--state=running", unit.replace("@.", "@*.")])
             unit = (running.stdout.split() or [unit])[0]
@@ -179,6 +179,14 @@ def join_unit(name: str, units: Sequence[str], command: Sequence[str], account: 
 def unit_property(unit: str, name: str) -> str:
     """A property of a unit, empty where there is none."""
     return _run(["systemctl", "show", f"--property={name}", "--value", unit]).stdout.strip()
+
+
+def find_helper(name: str) -> str:
+    """The path of a program that is started before the command, with the rights of the caller, whose PATH may be somebody else's. Raises Refusal."""
+    path = shutil.which(name, path=_ENVIRONMENT["PATH"])
+    if path is None:
+        raise Refusal(f"the program {name} was not found in {_ENVIRONMENT['PATH']}")
+    return path
 
 
 def _join(path: str) -> None:

@@ -19,6 +19,7 @@ from typing import Dict, List
 
 from ansible_collections.portfence.egress.plugins.module_utils import _metrics_program
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
+from ansible_collections.portfence.egress.plugins.module_utils._folder import open_folder
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 
 LIBRARY = "/usr/local/lib/portfence"
@@ -27,6 +28,11 @@ SERVICE = "/etc/systemd/system/portfence-metrics.service"
 TIMER = "/etc/systemd/system/portfence-metrics.timer"
 LINK = "/etc/systemd/system/timers.target.wants/portfence-metrics.timer"
 _TIMER_NAME = os.path.basename(TIMER)
+
+# Characters of a directory. The kernel takes 4095 bytes (PATH_MAX), which nobody wants to read in a message.
+LONGEST = 1000
+# What systemd gives a meaning, or takes for the end of a word, in ExecStart= or ReadWritePaths=.
+_SPECIAL = frozenset(" \"'\\%$")
 
 _PACKAGE = _metrics_program.__name__.rpartition(".")[0]
 _IMPORT = re.compile(rf"from {re.escape(_PACKAGE)}(?:\.(_\w+) import| import (_\w+(?:, _\w+)*))")
@@ -53,6 +59,12 @@ class Settings:
 
     directory: str
     interval: int
+
+
+def is_harmless(directory: str) -> bool:
+    """Whether a directory is an absolute path that can stand in a unit as it is, and not longer than LONGEST."""
+    names = directory.split("/")
+    return len(directory) <= LONGEST and names[0] == "" and directory.isprintable() and not _SPECIAL & {*directory} and not {".", ".."} & {*names}
 
 
 def program() -> bytes:
@@ -130,6 +142,8 @@ class MetricsOfHost:
 
     def install(self, settings: Settings, *, check_mode: bool) -> List[str]:
         """Everything in place and the timer running. What was done, or would be. Raises HostError."""
+        with open_folder(settings.directory) as folder:
+            exists = folder is not None
         wanted = files(settings)
         if os.path.lexists(LIBRARY):
             self._host.check_directory(LIBRARY)
@@ -142,7 +156,7 @@ class MetricsOfHost:
             changes.append(f"start {_TIMER_NAME}")
         if check_mode or not changes:
             return changes
-        if not os.path.isdir(settings.directory):
+        if not exists:
             raise HostError(
                 f"the directory {settings.directory} does not exist; install node_exporter (package prometheus-node-exporter),"
                 " or name the directory that it reads"
@@ -161,18 +175,22 @@ class MetricsOfHost:
 
     def remove(self, settings: Settings, *, check_mode: bool) -> List[str]:
         """Nothing of it left, the file of metrics included. Raises HostError."""
-        metrics = os.path.join(settings.directory, _metrics_program.FILE)
-        present = [path for path in (LINK, TIMER, SERVICE, PROGRAM, metrics) if os.path.lexists(path)]
-        changes = [f"remove {path}" for path in present]
-        if check_mode or not present:
-            return changes
-        if self._host.runs_systemd() and TIMER in present:
-            # In this order, or the timer starts the service once more.
-            for unit in (TIMER, SERVICE):
-                self._host.run(["systemctl", "stop", os.path.basename(unit)])
-        for path in present:
-            self._host.remove(path)
-        self._host.remove_directory(LIBRARY)
+        with open_folder(settings.directory) as folder:
+            present = [path for path in (LINK, TIMER, SERVICE, PROGRAM) if os.path.lexists(path)]
+            changes = [f"remove {path}" for path in present]
+            if folder is not None and folder.has(_metrics_program.FILE):
+                changes.append(f"remove {os.path.join(settings.directory, _metrics_program.FILE)}")
+            if check_mode or not changes:
+                return changes
+            if self._host.runs_systemd() and TIMER in present:
+                # In this order, or the timer starts the service once more.
+                for unit in (TIMER, SERVICE):
+                    self._host.run(["systemctl", "stop", os.path.basename(unit)])
+            for path in present:
+                self._host.remove(path)
+            self._host.remove_directory(LIBRARY)
+            if folder is not None:
+                folder.remove(_metrics_program.FILE)
         if self._host.runs_systemd():
             self._host.run(["systemctl", "daemon-reload"])
             self._host.run(["systemctl", "reset-failed", os.path.basename(SERVICE)], check=False)

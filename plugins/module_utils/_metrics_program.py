@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any, Dict
 
 from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, is_untouched
-from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, PortFenceError
+from ansible_collections.portfence.egress.plugins.module_utils._folder import open_folder
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._info import gather
 from ansible_collections.portfence.egress.plugins.module_utils._metrics import to_text
@@ -24,13 +24,15 @@ def collect(directory: str) -> None:
 
     When the fence can't be read, the file says so and PortFenceError is raised.
     """
-    host = Host()
-    try:
-        text = to_text(_info(host), now=time.time())
-    except PortFenceError:
-        host.write(os.path.join(directory, FILE), to_text(None, now=time.time()))
-        raise
-    host.write(os.path.join(directory, FILE), text)
+    with open_folder(directory) as folder:
+        if folder is None:
+            raise HostError(f"the directory {directory} does not exist")
+        try:
+            text = to_text(_info(Host()), now=time.time())
+        except PortFenceError:
+            folder.write(FILE, to_text(None, now=time.time()))
+            raise
+        folder.write(FILE, text)
 
 
 def _info(host: Host) -> Dict[str, Any]:

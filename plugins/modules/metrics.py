@@ -34,7 +34,11 @@ options:
     choices: [present, absent]
     default: present
   directory:
-    description: The directory that node_exporter reads, given to it as C(--collector.textfile.directory). It has to exist.
+    description:
+      - The directory that node_exporter reads, given to it as C(--collector.textfile.directory). It has to exist.
+      - At most 1000 printable characters, without white space, quotes, C(\), C(%) and C($), and without C(.) and C(..) as names in it.
+      - It may belong to any account, and so may those above it. Where another account than root may write to one of those, a symbolic link in it or
+        below it is refused, because the account could lead the file elsewhere. Links that root alone can have made are followed.
     type: path
     default: /var/lib/prometheus/node-exporter
   interval:
@@ -65,9 +69,9 @@ changes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, shown
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._metrics_host import MetricsOfHost, Settings
+from ansible_collections.portfence.egress.plugins.module_utils._metrics_host import LONGEST, MetricsOfHost, Settings, is_harmless
 from ansible_collections.portfence.egress.plugins.module_utils._module import run_module
 
 _INTERVALS = range(5, 86401)
@@ -79,9 +83,12 @@ def run(module: AnsibleModule) -> None:
     host.require_root()
     settings = Settings(directory=module.params["directory"], interval=module.params["interval"])
     if settings.interval not in _INTERVALS:
-        raise HostError(f"interval: found {settings.interval}; accepted: {_INTERVALS[0]} to {_INTERVALS[-1]} seconds")
-    if not settings.directory.startswith("/") or set(settings.directory) & set(" \t\n\"'\\%$"):
-        raise HostError(f"directory: found {settings.directory!r}; accepted: an absolute path without white space, quotes, '\\', '%' and '$'")
+        raise HostError(f"interval: found {shown(settings.interval)}; accepted: {_INTERVALS[0]} to {_INTERVALS[-1]} seconds")
+    if not is_harmless(settings.directory):
+        raise HostError(
+            f"directory: found {shown(settings.directory)}; accepted: an absolute path of at most {LONGEST} printable characters,"
+            " without white space, quotes, '\\', '%' and '$', and without '.' and '..' as names in it"
+        )
     metrics = MetricsOfHost(host)
     change = metrics.install if module.params["state"] == "present" else metrics.remove
     changes = change(settings, check_mode=module.check_mode)

@@ -103,7 +103,7 @@ from typing import Iterator, List
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.portfence.egress.plugins.module_utils._argument_spec import services_argument
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, shown
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._module import leave, run_module
 from ansible_collections.portfence.egress.plugins.module_utils._names import lookup_on
@@ -134,7 +134,7 @@ def run(module: AnsibleModule) -> None:
     host = host_of_root()
     sample = module.params["sample"]
     if not 0 <= sample <= _LONGEST:
-        raise HostError(f"sample: found {sample}; accepted: 0 to {_LONGEST} seconds")
+        raise HostError(f"sample: found {shown(sample)}; accepted: 0 to {_LONGEST} seconds")
     declared = tuple(item for item in parse_list(module.params["services"]) if item.service.state == "present")
     problems = conflicts(declared)
     if problems:

@@ -9,6 +9,7 @@ Other broken hosts are in test_fence_faults.py.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any, Dict, List, Tuple, Type
 
@@ -155,7 +156,9 @@ for name in {name for folder in ("/usr/sbin", "/usr/bin") for name in os.listdir
 for name in ("libnftables.so.1", "libc.so.6"):
     open(f"/home/planted/{name}", "w").close()
 """
-PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+PLANTED_PATH = "/home/planted:/usr/sbin:/usr/bin:/sbin:/bin"
+PLANTED = {"PATH": PLANTED_PATH}
+SLICE = f"portfencetest{os.getpid()}.slice"
 CGROUPS = {"cgroups": [{"name": "legacy", "classid": "0x100001"}]}
 MODULES: Dict[str, Dict[str, Any]] = {
     "fence": {"services": [MOVED]},
@@ -178,7 +181,7 @@ def test_programs_that_are_planted_in_the_path_are_not_run(module: str) -> None:
         host.module("fence", services=[MYAPP])
         shell(host, "mkdir -p /var/lib/metrics")
         host.run(["/usr/bin/python3", "-I", "-"], data=PLANT)
-        environment = {"PATH": f"/home/planted:{PATH}", "PYTHONPATH": host.collections()}
+        environment = {"PATH": PLANTED_PATH, "PYTHONPATH": host.collections()}
         # Whoever looks for a program there finds that one, and who loads a library the empty one.
         look_up = [sys.executable, "-c", "import subprocess\nfor name in ('nft', 'ip', 'useradd', 'sh', 'ss'): subprocess.run([name], check=True)"]
         host.run(look_up, env=environment)
@@ -194,6 +197,30 @@ def test_programs_that_are_planted_in_the_path_are_not_run(module: str) -> None:
         assert not result.get("failed"), result["msg"]
         assert result["changed"] == (module not in ("fence_info", "preview", "port_probe"))
         assert host.run(["cat", "/run/planted"], check=False).out == ""
+
+
+@pytest.mark.parametrize("kind", ["user", "group", "namespace", "slice"])
+def test_the_launcher_runs_nothing_else_that_is_planted_than_what_was_asked_for(lab: Lab, kind: str) -> None:
+    """As of root after a su(1) that keeps the PATH of the account. The command itself is found by it."""
+    lab.add_user("myapp", USER)
+    service = {**MYAPP, **{"user": {}, "group": {"group": "myapp"}, "namespace": {"assignment": "namespace"}, "slice": {"unit": SLICE}}[kind]}
+    if kind == "namespace":
+        lab.module("network_namespace", namespaces=[MYAPP])
+    shell(lab, f"mount -t cgroup2 none /sys/fs/cgroup && mkdir /sys/fs/cgroup/{SLICE}")
+    try:
+        result = lab.module("fence", services=[{**service, "assignment": service.get("assignment", "app")}])
+        assert not result.get("failed"), result["msg"]
+        lab.run(["/usr/bin/python3", "-I", "-"], data=PLANT)
+        shell(lab, "touch /run/planted && chmod 666 /run/planted")
+        done = lab.run(["/usr/local/bin/portfence-run", *(["--user", "myapp"] if kind != "user" else []), "myapp", "--", "id"], check=False, env=PLANTED)
+    finally:
+        shell(lab, f"rmdir /sys/fs/cgroup/{SLICE}")
+    planted = lab.run(["cat", "/run/planted"]).out
+    if kind == "slice":
+        # No systemd runs here, which is what the program of the host says, and not that it was not found.
+        assert planted == "" and done.rc == 1 and "bus" in done.err
+    else:
+        assert planted == "/home/planted/id\n" and (done.rc, done.err) == (0, "")
 
 
 def name_of(module: str) -> str:

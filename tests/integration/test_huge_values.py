@@ -1,8 +1,9 @@
 # Copyright (c) 2026, PortFence contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ten megabytes as the value of any parameter of the modules: told in a few lines, and nothing is changed.
+"""Ten megabytes as the value of any parameter that the modules check themselves: told in a few lines, and nothing is changed.
 
+Ansible checks that a number is one, and that a choice is one of those that there are, and repeats whatever it refuses.
 What the module fence takes is in tests/unit/test_hostile_input.py.
 """
 
@@ -14,9 +15,11 @@ import pytest
 from lab import Lab
 
 HUGE = "x" * 10_000_000
+NUMBER = int("9" * 4000)  # Python's json refuses those of more than 4300 digits
 CGROUP: Dict[str, Any] = {"name": "a", "classid": "1:1"}
 NAMESPACE: Dict[str, Any] = {"name": "a", "source_ports": "50000"}
 IDENTITY: Dict[str, Any] = {"address": "10.0.0.1", "protocol": "tcp", "source_ports": "50000", "service": "a", "hosts": ["web1"]}
+SERVICES = [{"name": HUGE, "source_ports": "50000"}, {"name": "a", "user": HUGE, "source_ports": HUGE}]
 NAMESPACES: Tuple[Dict[str, Any], ...] = ({"name": HUGE}, {"source_ports": HUGE}, {"dns": [HUGE]}, {"units": [HUGE]}, {"ipv4": HUGE})
 # Each run with the places of the mistakes that it has to tell of.
 RUNS: List[Tuple[str, Dict[str, Any], Tuple[str, ...]]] = [
@@ -41,6 +44,18 @@ RUNS: List[Tuple[str, Dict[str, Any], Tuple[str, ...]]] = [
         {"identities": [{**IDENTITY, key: HUGE} for key in ("address", "protocol", "source_ports", "service")]},
         tuple(f"identities[{number}]" for number in range(4)),
     ),
+    ("metrics", {"directory": f"/{HUGE}"}, ("directory",)),
+    ("metrics", {"directory": f"/{HUGE}", "state": "absent"}, ("directory",)),
+    ("metrics", {"interval": NUMBER}, ("interval",)),
+    ("port_probe", {"services": SERVICES}, ("services[0]", "services[1].user", "services[1].source_ports")),
+    (
+        "port_probe",
+        {"services": [NAMESPACE], "target": {"address4": HUGE, "address6": f"::{HUGE}", "ports": [HUGE]}},
+        ("target.address4", "target.address6", "target.ports[0]"),
+    ),
+    ("port_probe", {"services": [NAMESPACE], "timeout": 1e300}, ("timeout",)),
+    ("preview", {"services": SERVICES}, ("services[0]", "services[1].user", "services[1].source_ports")),
+    ("preview", {"services": [NAMESPACE], "sample": NUMBER}, ("sample",)),
 ]
 
 

@@ -105,6 +105,14 @@ def test_it_comes_and_goes(host: Lab) -> None:
         ({"directory": "/nowhere"}, "the directory /nowhere does not exist; install node_exporter"),
         ({"directory": "metrics"}, "directory: found 'metrics'; accepted: an absolute path"),
         ({"directory": "/srv/a b"}, "directory: found '/srv/a b'; accepted: an absolute path"),
+        ({"directory": "/srv/\r/Environment=A=b"}, r"directory: found '/srv/\r/Environment=A=b'; accepted: an absolute path"),
+        ({"directory": "/srv/\x1b[31m"}, r"directory: found '/srv/\x1b[31m'; accepted: an absolute path"),
+        ({"directory": "/srv/\0"}, r"directory: found '/srv/\x00'; accepted: an absolute path"),
+        ({"directory": "/srv/\u202emorp"}, r"directory: found '/srv/\u202emorp'; accepted: an absolute path"),
+        ({"directory": "/srv/\u2028"}, r"directory: found '/srv/\u2028'; accepted: an absolute path"),
+        ({"directory": "/srv/../etc"}, "directory: found '/srv/../etc'; accepted: an absolute path"),
+        ({"directory": "/" + 1000 * "x"}, "directory: found '/xxx"),
+        ({"directory": "/etc/passwd"}, "can't use /etc/passwd: passwd is not a directory"),
         ({"interval": 4}, "interval: found 4; accepted: 5 to 86400 seconds"),
     ],
 )
@@ -112,7 +120,92 @@ def test_mistakes(lab: Lab, params: Dict[str, object], message: str) -> None:
     nothing = installed(lab)
     result = lab.module("metrics", **params)
     assert result["failed"] and result["msg"].startswith(message)
+    assert result["msg"].isprintable() and len(result["msg"]) < 300
     assert installed(lab) == nothing
+
+
+@pytest.mark.parametrize("directory", ["/srv/métriques", "/srv/a;b:c#d&{e}", "/srv//metrics/", f"/srv/{'x' * 250}/{'y' * 250}"])
+def test_directories_that_harm_no_unit(host: Lab, directory: str) -> None:
+    host.run(["mkdir", "-p", directory])
+    assert not host.module("metrics", directory=directory).get("failed")
+    words = host.run(["sed", "-n", "s/ExecStart=//p", UNIT]).out.split()
+    assert words[-1] == directory
+    host.run(words)
+    assert "portfence_in_sync 1\n" in host.run(["cat", f"{directory}/portfence.prom"]).out
+
+
+# As the package prometheus-node-exporter of Debian leaves it.
+PROMETHEUS = "/var/lib/prometheus"
+DEBIAN = f"mkdir -p {PROMETHEUS}/node-exporter /etc/elsewhere; chown 991 {PROMETHEUS}; echo precious >/etc/elsewhere/portfence.prom"
+ELSEWHERE = "find /etc/elsewhere -printf '%p %s %T@\\n'"
+
+
+@pytest.fixture(name="debian")
+def fixture_debian(host: Lab) -> Lab:
+    host.run(["sh", "-ec", DEBIAN])
+    return host
+
+
+def test_the_account_of_the_directory_above_leads_nothing_elsewhere(debian: Lab) -> None:
+    assert debian.module("metrics")["changed"]
+    words = debian.run(["sed", "-n", "s/ExecStart=//p", UNIT]).out.split()
+    debian.run(words)
+    assert "portfence_in_sync 1\n" in debian.run(["cat", f"{PROMETHEUS}/node-exporter/portfence.prom"]).out
+    before = debian.run(["sh", "-c", ELSEWHERE]).out
+    units = installed(debian)
+    debian.run(["sh", "-ec", f"cd {PROMETHEUS}; mv node-exporter aside; ln -s /etc/elsewhere node-exporter"], uid=991)
+    done = debian.run(words, check=False)
+    refused = f"can't use {PROMETHEUS}/node-exporter: node-exporter is a symbolic link that another account than root may have put there"
+    assert done.rc == 1 and done.err.startswith(f"portfence: {refused}")
+    for params in ({}, {"interval": 30}, {"state": "absent"}, {"state": "absent", "check_mode": True}):
+        result = debian.module("metrics", **params)
+        assert result["failed"] and result["msg"].startswith(refused), (params, result)
+    assert debian.run(["sh", "-c", ELSEWHERE]).out == before
+    assert installed(debian) == units
+    # A directory of its own, in the place of root's, does no harm.
+    debian.run(["sh", "-ec", f"cd {PROMETHEUS}; rm node-exporter; mkdir node-exporter"], uid=991)
+    debian.run(words)
+    debian.run(["test", "-f", f"{PROMETHEUS}/node-exporter/portfence.prom"])
+    assert debian.module("metrics", state="absent")["changes"][-1] == f"remove {PROMETHEUS}/node-exporter/portfence.prom"
+    assert debian.run(["ls", "-A", f"{PROMETHEUS}/node-exporter"]).out == ""
+
+
+def test_a_link_further_up_is_refused_as_well(debian: Lab) -> None:
+    """Below what an account can move, no link is root's for sure."""
+    debian.run(["sh", "-ec", f"cd {PROMETHEUS}; mkdir -p node-exporter/inner; ln -s /etc/elsewhere node-exporter/inner/link"])
+    result = debian.module("metrics", directory=f"{PROMETHEUS}/node-exporter/inner/link")
+    assert result["failed"] and "link is a symbolic link that another account than root may have put there" in result["msg"]
+
+
+def test_what_is_planted_in_the_directory_leads_nothing_elsewhere(debian: Lab) -> None:
+    """Root's file takes the place of a link, and what the link points to is left alone."""
+    debian.run(["chown", "991", f"{PROMETHEUS}/node-exporter"])
+    debian.module("metrics")
+    before = debian.run(["sh", "-c", ELSEWHERE]).out
+    plant = "for name in portfence.prom portfence.prom.portfence-new; do ln -sf /etc/elsewhere/portfence.prom $name; done"
+    debian.run(["sh", "-ec", f"cd {PROMETHEUS}/node-exporter; {plant}"], uid=991)
+    words = debian.run(["sed", "-n", "s/ExecStart=//p", UNIT]).out.split()
+    debian.run(words)
+    assert debian.run(["stat", "-c", "%F %U %a", f"{PROMETHEUS}/node-exporter/portfence.prom"]).out == "regular file root 644\n"
+    debian.run(["sh", "-ec", f"cd {PROMETHEUS}/node-exporter; rm -f portfence.prom; {plant}"], uid=991)
+    assert debian.module("metrics", state="absent")["changed"]
+    assert debian.run(["ls", "-A", f"{PROMETHEUS}/node-exporter"]).out == ""
+    assert debian.run(["sh", "-c", ELSEWHERE]).out == before
+
+
+@pytest.mark.parametrize("target", [FOLDER, f"../run/../{FOLDER}"])
+def test_links_of_root_are_followed(host: Lab, target: str) -> None:
+    host.run(["ln", "-s", target, "/etc/textfiles"])
+    assert host.module("metrics", directory="/etc/textfiles")["changed"]
+    collect(host)
+    assert host.module("metrics", directory="/etc/textfiles", state="absent")["changes"][-1] == "remove /etc/textfiles/portfence.prom"
+    assert host.run(["ls", "-A", FOLDER]).out == ""
+
+
+def test_links_that_lead_to_themselves(host: Lab) -> None:
+    host.run(["ln", "-s", "/etc/textfiles", "/etc/textfiles"])
+    result = host.module("metrics", directory="/etc/textfiles")
+    assert result["failed"] and result["msg"] == "can't use /etc/textfiles: more than 40 symbolic links lead to it"
 
 
 def test_the_example_alerts_are_good_and_ask_for_metrics_that_there_are(host: Lab) -> None:
