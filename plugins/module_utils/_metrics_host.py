@@ -15,7 +15,7 @@ import re
 import sys
 import zipfile
 from dataclasses import dataclass
-from typing import Dict, List
+from typing import Dict, List, Sequence
 
 from ansible_collections.portfence.egress.plugins.module_utils import _metrics_program
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
@@ -34,6 +34,7 @@ LONGEST = 1000
 # What systemd gives a meaning, or takes for the end of a word, in ExecStart= or ReadWritePaths=.
 _SPECIAL = frozenset(" \"'\\%$")
 
+_WRITES = "ReadWritePaths="
 _PACKAGE = _metrics_program.__name__.rpartition(".")[0]
 _IMPORT = re.compile(rf"from {re.escape(_PACKAGE)}(?:\.(_\w+) import| import (_\w+(?:, _\w+)*))")
 _HEADER = "# Written by the Ansible collection portfence.egress. Changes are overwritten."
@@ -117,7 +118,7 @@ NoNewPrivileges=yes
 PrivateTmp=yes
 ProtectHome=yes
 ProtectSystem=strict
-ReadWritePaths={settings.directory}
+{_WRITES}{settings.directory}
 """
     timer = f"""{_HEADER}
 [Unit]
@@ -154,6 +155,9 @@ class MetricsOfHost:
             changes.append(f"enable {_TIMER_NAME}")
         if self._host.runs_systemd() and not self._is_active():
             changes.append(f"start {_TIMER_NAME}")
+        changes.extend(self._host.read_units(check_mode=check_mode))
+        before = [place for place in self._directories() if place != settings.directory]
+        changes.extend(f"remove {path}" for path in _left(before))
         if check_mode or not changes:
             return changes
         if not exists:
@@ -168,33 +172,65 @@ class MetricsOfHost:
             self._host.make_directory(os.path.dirname(LINK))
             self._host.link(LINK, TIMER)
         if self._host.runs_systemd():
-            self._host.run(["systemctl", "daemon-reload"])
+            self._host.read_units()
             self._host.run(["systemctl", "restart", _TIMER_NAME])
             self._host.run(["systemctl", "start", os.path.basename(SERVICE)])
+        _remove(before)
         return changes
 
     def remove(self, settings: Settings, *, check_mode: bool) -> List[str]:
         """Nothing of it left, the file of metrics included. Raises HostError."""
-        with open_folder(settings.directory) as folder:
-            present = [path for path in (LINK, TIMER, SERVICE, PROGRAM) if os.path.lexists(path)]
-            changes = [f"remove {path}" for path in present]
-            if folder is not None and folder.has(_metrics_program.FILE):
-                changes.append(f"remove {os.path.join(settings.directory, _metrics_program.FILE)}")
-            if check_mode or not changes:
-                return changes
-            if self._host.runs_systemd() and TIMER in present:
-                # In this order, or the timer starts the service once more.
-                for unit in (TIMER, SERVICE):
-                    self._host.run(["systemctl", "stop", os.path.basename(unit)])
-            for path in present:
-                self._host.remove(path)
-            self._host.remove_directory(LIBRARY)
-            if folder is not None:
-                folder.remove(_metrics_program.FILE)
+        places = sorted({settings.directory, *self._directories()})
+        present = [path for path in (LINK, TIMER, SERVICE, PROGRAM) if os.path.lexists(path)]
+        changes = [f"remove {path}" for path in (*present, *_left(places))]
+        changes.extend(self._host.read_units(check_mode=check_mode))
+        if check_mode or not changes:
+            return changes
+        if self._host.runs_systemd() and TIMER in present:
+            # In this order, or the timer starts the service once more.
+            for unit in (TIMER, SERVICE):
+                self._host.run(["systemctl", "stop", os.path.basename(unit)])
+        # The unit goes last: it says where the file is.
+        _remove(places)
+        for path in sorted(present, key=lambda path: path == SERVICE):
+            self._host.remove(path)
+        self._host.remove_directory(LIBRARY)
+        self._host.read_units()
         if self._host.runs_systemd():
-            self._host.run(["systemctl", "daemon-reload"])
             self._host.run(["systemctl", "reset-failed", os.path.basename(SERVICE)], check=False)
         return changes
 
+    def _directories(self) -> List[str]:
+        """Where the unit that is installed writes to, unless somebody else could have led us there."""
+        text = self._host.read(SERVICE) or ""
+        found = [line[len(_WRITES) :] for line in text.split("\n") if line.startswith(_WRITES)] if text.startswith(_HEADER) else []
+        return [place for place in found if is_harmless(place) and _is_open(place)]
+
     def _is_active(self) -> bool:
         return self._host.run(["systemctl", "is-active", "--quiet", _TIMER_NAME], check=False).rc == 0
+
+
+def _is_open(directory: str) -> bool:
+    try:
+        with open_folder(directory) as folder:
+            return folder is not None
+    except HostError:
+        return False
+
+
+def _left(directories: Sequence[str]) -> List[str]:
+    """The files of metrics in these. Raises HostError."""
+    found = []
+    for place in directories:
+        with open_folder(place) as folder:
+            if folder is not None and folder.has(_metrics_program.FILE):
+                found.append(os.path.join(place, _metrics_program.FILE))
+    return found
+
+
+def _remove(directories: Sequence[str]) -> None:
+    """Remove the files of metrics from these. Raises HostError."""
+    for place in directories:
+        with open_folder(place) as folder:
+            if folder is not None:
+                folder.remove(_metrics_program.FILE)

@@ -70,6 +70,24 @@ def test_figures_follow_what_happens(host: Lab) -> None:
     assert collect(host)["portfence_in_sync"] == 0
 
 
+def test_no_file_stays_where_it_was_written_before(host: Lab) -> None:
+    """Who still reads it there would take its old figures for true."""
+    other = f"{FOLDER}-2"
+    host.run(["mkdir", other])
+    host.module("metrics", directory=FOLDER)
+    collect(host)
+    moved = {"directory": other}
+    assert f"remove {FOLDER}/portfence.prom" in host.module("metrics", check_mode=True, **moved)["changes"]
+    assert host.run(["ls", FOLDER]).out == "portfence.prom\n"
+    assert f"remove {FOLDER}/portfence.prom" in host.module("metrics", **moved)["changes"]
+    assert host.run(["ls", FOLDER]).out == "" and not host.module("metrics", **moved)["changed"]
+    host.run(["sh", "-c", f"$(sed -n s/ExecStart=//p {UNIT})"])
+    assert host.run(["ls", other]).out == "portfence.prom\n"
+    assert f"remove {other}/portfence.prom" in host.module("metrics", state="absent")["changes"]
+    assert host.run(["ls", other]).out == "" and installed(host) == []
+    assert not host.module("metrics", state="absent")["changed"]
+
+
 def test_what_cannot_be_read_is_told_to_both(host: Lab) -> None:
     host.module("metrics", directory=FOLDER)
     host.run(["sh", "-c", "nft delete table inet portfence; nft add table inet portfence"])
