@@ -30,6 +30,7 @@ CHANGES: Dict[str, Any] = {
     "units change": ("fence", (SLICES[0], fence({"name": "batch", "unit": "batch.slice", "source_ports": "51000-51099", "assignment": "app"}))),
     "units come and go": ("fence", (SLICES[0], NO_FENCE)),
     "namespaces": ("network_namespace", (namespaces(BOXED), namespaces())),
+    "metrics": ("metrics", ({"directory": "/run"}, {"directory": "/run", "state": "absent"})),
     "edge": ("edge", ({"identities": [GATEWAY]}, {"state": "absent"})),
 }
 
