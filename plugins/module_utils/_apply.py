@@ -18,6 +18,8 @@ from ansible_collections.portfence.egress.plugins.module_utils import _plan
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Change, Plan
 from ansible_collections.portfence.egress.plugins.module_utils._backends import AUTO, choose, in_force, is_absent, others
 from ansible_collections.portfence.egress.plugins.module_utils._bpf_host import BpfOfHost, BpfPlan
+from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
+from ansible_collections.portfence.egress.plugins.module_utils._counts import forget_services
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, PortFenceError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Staged
@@ -128,9 +130,9 @@ class FenceOfHost:
         """What modules return of the backend: its name and the versions of its programs."""
         return {"backend": self._backend.name, **self._backend.versions()}
 
-    def counters(self, outcome: Outcome) -> Dict[str, Tuple[int, int]]:
-        """Counter name to packets and bytes, of the fence that was found; empty where there is none. Raises HostError."""
-        return self._backend.counted(outcome.live) if outcome.live else {}
+    def counters(self, outcome: Outcome) -> Counters:
+        """Those of the fence that was found; none where there is none. Raises HostError."""
+        return self._backend.counted(outcome.live) if outcome.live else Counters()
 
     def apply(self, request: Request, *, check_mode: bool, diff: bool) -> Outcome:
         """Make the fence of the host what is asked.
@@ -335,6 +337,7 @@ class FenceOfHost:
             self._store.write(service)
         for name in steps.forget:
             self._store.remove(name)
+        forget_services(self._host, steps.forget)
         self._units.finish(steps.units)
         if steps.counters_restart:
             self._store.forget_probes()

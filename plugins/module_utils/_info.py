@@ -34,7 +34,7 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
     counters = fence.counters(outcome)
     sockets = parse_sockets(host.run([host.program("ss", package="iproute2"), "-tunaeH"]).out)
     traffic = Traffic(sockets=sockets, flows=_flows(host), addresses=_addresses(host))
-    probes = probe_counts(host)
+    probes = probe_counts(host, counters)
     violations = {item.service.name: count(counters, probes, item.service.name, "violations") for item in outcome.services}
     return {
         **port_settings(host),
