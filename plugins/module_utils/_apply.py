@@ -134,6 +134,25 @@ class FenceOfHost:
         """Those of the fence that was found; none where there is none. Raises HostError."""
         return self._backend.counted(outcome.live) if outcome.live else Counters()
 
+    def survey(self) -> Outcome:
+        """What is known of a fence whose stored services are refused: what is in force, and those of them that nothing is wrong with by itself.
+
+        Raises HostError.
+        """
+        outcome = Outcome()
+        with suppress(PortFenceError):
+            outcome.live = self._backend.live()
+        stored = self._store.readable()
+        alone = [resolve((item,), lookup=self._lookup, admin_uids=self._admin_uids) for item in stored.values()]
+        outcome.services = tuple(item for resolved, problems in alone if not problems for item in resolved)
+        try:
+            bpf = self._bpf.plan(outcome.services, paths={name: item.path for name, item in stored.items()}, persist=True)
+        except InputError:
+            outcome.assignments = {item.service.name: item.service.assignment for item in outcome.services}
+        else:
+            outcome.assignments, outcome.fallbacks = bpf.assignments, bpf.fallbacks
+        return outcome
+
     def apply(self, request: Request, *, check_mode: bool, diff: bool) -> Outcome:
         """Make the fence of the host what is asked.
 

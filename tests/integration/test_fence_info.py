@@ -186,6 +186,22 @@ def test_an_owner_that_is_gone_is_drift(host: Lab) -> None:
     assert "binds.json.user: there is no user otel on this host" in found["drift"][0]
 
 
+def test_one_service_that_cannot_be_read_hides_no_other(host: Lab) -> None:
+    sound = info(host)
+    assert host.connect("udp", uid=992, source_port=40000).port is None
+    assert host.connect("udp", uid=1234, source_port=50003).port is None
+    session = host.open("tcp", uid=991)
+    for break_it in (["userdel", "otel"], ["sh", "-c", "echo '{' >/etc/portfence/services.d/binds.json"]):
+        host.run(break_it)
+        found = info(host)
+        assert not found["in_sync"] and "binds.json" in found["drift"][0]
+        assert set(found["services"]) == {"nat", "team"} and found["services"]["team"] == sound["services"]["team"]
+        assert found["services"]["nat"]["sockets"]["tcp"] == 1 and found["services"]["nat"]["intrusions"]["packets"] == 1
+        assert found["assignments"] == {name: sound["assignments"][name] for name in ("nat", "team")}
+        assert found["violations"]["packets"] == 1, "of the one that is not shown, by the fence that is still in force"
+    session.close()
+
+
 def test_host_without_a_fence(lab: Lab) -> None:
     found = info(lab)
     assert (found["services"], found["in_sync"]) == ({}, True)
