@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters

@@ -27,9 +27,9 @@ from ansible_collections.portfence.egress.plugins.module_utils import (
     _nft_tables,
     _usage,
 )
-from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._classid_files import value_of
 from ansible_collections.portfence.egress.plugins.module_utils._containers import network_origin
+from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._csv import to_csv
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, PortFenceError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
