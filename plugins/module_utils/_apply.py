@@ -18,6 +18,8 @@ from ansible_collections.portfence.egress.plugins.module_utils import _plan
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Change, Plan
 from ansible_collections.portfence.egress.plugins.module_utils._backends import AUTO, choose, in_force, is_absent, others
 from ansible_collections.portfence.egress.plugins.module_utils._bpf_host import BpfOfHost, BpfPlan
+from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
+from ansible_collections.portfence.egress.plugins.module_utils._counts import forget_services
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, PortFenceError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Staged
@@ -128,9 +130,28 @@ class FenceOfHost:
         """What modules return of the backend: its name and the versions of its programs."""
         return {"backend": self._backend.name, **self._backend.versions()}
 
-    def counters(self, outcome: Outcome) -> Dict[str, Tuple[int, int]]:
-        """Counter name to packets and bytes, of the fence that was found; empty where there is none. Raises HostError."""
-        return self._backend.counted(outcome.live) if outcome.live else {}
+    def counters(self, outcome: Outcome) -> Counters:
+        """Those of the fence that was found; none where there is none. Raises HostError."""
+        return self._backend.counted(outcome.live) if outcome.live else Counters()
+
+    def survey(self) -> Outcome:
+        """What is known of a fence whose stored services are refused: what is in force, and those of them that nothing is wrong with by itself.
+
+        Raises HostError.
+        """
+        outcome = Outcome()
+        with suppress(PortFenceError):
+            outcome.live = self._backend.live()
+        stored = self._store.readable()
+        alone = [resolve((item,), lookup=self._lookup, admin_uids=self._admin_uids) for item in stored.values()]
+        outcome.services = tuple(item for resolved, problems in alone if not problems for item in resolved)
+        try:
+            bpf = self._bpf.plan(outcome.services, paths={name: item.path for name, item in stored.items()}, persist=True)
+        except InputError:
+            outcome.assignments = {item.service.name: item.service.assignment for item in outcome.services}
+        else:
+            outcome.assignments, outcome.fallbacks = bpf.assignments, bpf.fallbacks
+        return outcome
 
     def apply(self, request: Request, *, check_mode: bool, diff: bool) -> Outcome:
         """Make the fence of the host what is asked.
@@ -340,6 +361,7 @@ class FenceOfHost:
             self._store.write(service)
         for name in steps.forget:
             self._store.remove(name)
+        forget_services(self._host, steps.forget)
         self._units.finish(steps.units)
         if steps.counters_restart:
             self._store.forget_probes()

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset
 
@@ -73,10 +74,10 @@ class Backend(ABC):
         """The same for people, without counts."""
 
     @abstractmethod
-    def counters(self) -> Dict[str, Tuple[int, int]]:
-        """Counter name to packets and bytes; empty when there is no fence."""
+    def counters(self) -> Counters:
+        """None when there is no fence."""
 
-    def counted(self, _live: Any) -> Dict[str, Tuple[int, int]]:
+    def counted(self, _live: Any) -> Counters:
         """The same as :meth:`live` found it, where that says so; else as it is now."""
         return self.counters()
 

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Boot, Change, Plan
 from ansible_collections.portfence.egress.plugins.module_utils._boot_lock import locked
+from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._iptables import FAMILIES, compile_fence, unsupported
@@ -74,9 +75,9 @@ class IptablesBackend(Backend):
         """See Backend."""
         return self._tool.live_text()
 
-    def counters(self) -> Dict[str, Tuple[int, int]]:
+    def counters(self) -> Counters:
         """See Backend."""
-        return self._tool.counters()
+        return Counters(self._tool.counters())
 
     def unsupported(self, ruleset: Ruleset) -> List[Tuple[str, str, str]]:
         """See Backend."""

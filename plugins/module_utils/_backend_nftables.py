@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 from ansible_collections.portfence.egress.plugins.module_utils import _plan
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Boot, Change, Plan
 from ansible_collections.portfence.egress.plugins.module_utils._boot_lock import locked
+from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
@@ -77,13 +78,14 @@ class NftablesBackend(Backend):
         """See Backend."""
         return self._nft.live_text()
 
-    def counters(self) -> Dict[str, Tuple[int, int]]:
+    def counters(self) -> Counters:
         """See Backend."""
         return self._nft.counters()
 
-    def counted(self, live: Any) -> Dict[str, Tuple[int, int]]:
+    def counted(self, live: Any) -> Counters:
         """See Backend."""
-        return dict(live.counters)
+        counters: Counters = live.counters
+        return counters
 
     def unsupported(self, ruleset: Ruleset) -> List[Tuple[str, str, str]]:
         """Units, where nft is too old; else nothing: the schema of a service is that of nftables."""

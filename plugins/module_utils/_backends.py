@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend
 from ansible_collections.portfence.egress.plugins.module_utils._backend_iptables import IptablesBackend
 from ansible_collections.portfence.egress.plugins.module_utils._backend_nftables import NftablesBackend
+from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, KilledError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nftables import NAT_FAMILIES
@@ -63,10 +64,10 @@ def others(host: Host, chosen: Backend) -> List[Tuple[Backend, Any]]:
     return [(backend, live) for backend, live in found if live]
 
 
-def counters(host: Host) -> Dict[str, Tuple[int, int]]:
-    """Counter name to packets and bytes of the fence in force; empty when there is none. Raises HostError."""
+def counters(host: Host) -> Counters:
+    """Those of the fence in force; none when there is none. Raises HostError."""
     name = in_force(host)
-    return {} if name is None else choose(host, name).counters()
+    return Counters() if name is None else choose(host, name).counters()
 
 
 def is_absent(host: Host) -> bool:

@@ -15,6 +15,7 @@ import os
 import signal
 import stat
 import subprocess
+import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import Ho
 
 LOCK_PATH = "/run/portfence.lock"
 LOCK_WAIT = 60.0
+
+_RUN = "/run"
 
 # Fixed, so that neither a planted program nor a translated message can mislead a module that runs as root.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -391,8 +394,12 @@ class Running:
 
 
 def _memory(name: str) -> IO[bytes]:
-    """A file in memory. Raises OSError."""
-    return open(os.memfd_create(f"portfence-{name}"), "w+b")
+    """A file without a path, in memory where there is such a thing. Raises OSError."""
+    try:
+        return open(os.memfd_create(f"portfence-{name}"), "w+b")
+    except (AttributeError, OSError):
+        # A Python that was built with a C library before 2.27 does not have it, and a filter of system calls can refuse it.
+        return tempfile.TemporaryFile(dir=_RUN)
 
 
 def _content(file: IO[bytes]) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any, Dict, FrozenSet, List, Mapping, Optional
 
 from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils._apply import FenceOfHost, Outcome, Request
+from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._counts import count, probe_counts, total
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
@@ -34,8 +35,7 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
     counters = fence.counters(outcome)
     sockets = parse_sockets(host.run([host.program("ss", package="iproute2"), "-tunaeH"]).out)
     traffic = Traffic(sockets=sockets, flows=_flows(host), addresses=_addresses(host))
-    probes = probe_counts(host)
-    violations = {item.service.name: count(counters, probes, item.service.name, "violations") for item in outcome.services}
+    probes = probe_counts(host, counters)
     return {
         **port_settings(host),
         **fence.facts(),
@@ -45,7 +45,7 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
         "fallbacks": outcome.fallbacks,
         "previous": Store(host).previous(),
         "last_change": Store(host).last_change(),
-        "violations": total(violations.values()),
+        "violations": total(count(counters, probes, name, "violations") for name in _counted(counters)),
         "services": {
             item.service.name: {
                 "source_ports": [str(part) for part in item.service.source_ports],
@@ -55,7 +55,7 @@ def gather(*, host: Host, fence: FenceOfHost) -> Dict[str, Any]:
                 "exclusive": item.service.exclusive,
                 "uids": list(item.uids),
                 "gids": list(item.gids),
-                "violations": violations[item.service.name],
+                "violations": count(counters, probes, item.service.name, "violations"),
                 "intrusions": count(counters, probes, item.service.name, "intrusions"),
                 **usage(_decided(item, outcome.assignments), traffic),
             }
@@ -77,7 +77,13 @@ def _compare(fence: FenceOfHost) -> Outcome:
     try:
         return fence.apply(Request(services=()), check_mode=True, diff=False)
     except InputError as error:
-        return Outcome(changes=[str(error)])
+        return replace(fence.survey(), changes=[str(error)])
+
+
+def _counted(counters: Counters) -> List[str]:
+    """Services whose violations the fence counts, among them those that are not shown because nobody knows their owner."""
+    start = "violations_"
+    return [name[len(start) :] for name in counters.counts if name.startswith(start)]
 
 
 def _decided(item: Resolved, assignments: Mapping[str, str]) -> Resolved:

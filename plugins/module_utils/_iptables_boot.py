@@ -17,6 +17,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._iptables import 
     MARKER,
     Fence,
 )
+from ansible_collections.portfence.egress.plugins.module_utils._store import PROBE_COUNTS_FILE
 
 _END = "END_OF_RULES"
 _HEAD = """# The fence of this host: which source ports its services may use for outbound connections.
@@ -27,7 +28,8 @@ LC_ALL=C
 export PATH LC_ALL
 
 # Reads what iptables-save prints, then the rules of the fence. Prints the rules together with what has to go: older
-# jumps, and chains that are no longer needed. Chains that hold counts stay.
+# jumps, and chains that are no longer needed. Chains that hold counts stay. Where one is missing, counts begin anew: then
+# what probes have made the fence count is forgotten.
 merge='
 function ours(name) { return name ~ /^(@CHAIN@|@LOOPBACK@|@MARKER@)$/ || name ~ /^pf-(@KINDS@)-/ }
 function counts(name) { return name ~ /^pf-(@EVENTS@)-/ }
@@ -49,7 +51,10 @@ fence && /^\\*/ { done[table] }
 /^:/ {
     key = table " " substr($1, 2)
     wanted[key]
-    if (counts(substr($1, 2)) && (key in live)) next
+    if (counts(substr($1, 2))) {
+        if (key in live) next
+        anew = 1
+    }
 }
 /^-A / && counts($2) && ((table " " $2) in live) {
     if (rules[table " " $2] == $0 "\\n") next
@@ -59,6 +64,7 @@ fence && /^\\*/ { done[table] }
 /^COMMIT/ { stale("-F"); stale("-X") }
 { print }
 END {
+    if (anew) system("rm -f @PROBES@")
     for (table in known) if (!(table in done)) {
         print "*" table
         printf "%s", jumps[table]
@@ -84,6 +90,7 @@ def boot_text(fence: Fence) -> str:
         ("CHAIN", CHAIN),
         ("LOOPBACK", LOOPBACK),
         ("MARKER", MARKER),
+        ("PROBES", PROBE_COUNTS_FILE),
         ("KINDS", "|".join(KINDS)),
         ("EVENTS", "|".join(EVENTS)),
         ("END", _END),

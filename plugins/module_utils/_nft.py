@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 import re
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _json
+from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, KilledError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import (
     Listing,
     Live,
     in_order,
-    parse_counters,
     parse_listing,
     parse_tables,
 )
@@ -72,10 +72,13 @@ class Nft:
         """Our tables as nft prints them, without counts; empty when there is none. Raises HostError."""
         return in_order("".join(self._if_there(["-s", "list", "table", family, TABLE]) or "" for family in sorted(FAMILIES)))
 
-    def counters(self) -> Dict[str, Tuple[int, int]]:
-        """Counter name to packets and bytes; empty when there is no fence. Raises HostError."""
-        printed = self._if_there(["-j", "list", "counters", "table", CHECK_FAMILY, TABLE])
-        return {} if printed is None else parse_counters(printed)
+    def counters(self) -> Counters:
+        """None when there is no fence. Raises HostError.
+
+        The whole table is listed: a list of counters does not say which table they are in, of those that had its name one after the other.
+        """
+        printed = self._if_there(["-j", "list", "table", CHECK_FAMILY, TABLE])
+        return parse_tables({} if printed is None else {CHECK_FAMILY: printed}).counters
 
     def canonical(self, text: str) -> Listing:
         """What the kernel makes of a text: loaded and listed in a throwaway network namespace. Raises HostError."""

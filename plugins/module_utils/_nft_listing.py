@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Mapping, Match, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _json
+from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 
 # An empty chain that tells our tables from one that somebody else named alike (nft 0.9.8 does not list table comments as JSON).
@@ -25,10 +26,10 @@ _OBJECT_TEXT = re.compile(r"^\t[^\t\n}].*\{\n(?:\t\t.*\n)*\t\}\n", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Live:
-    """What the kernel has of a fence: tables by family, and counter name to packets and bytes. False where there are no tables."""
+    """What the kernel has of a fence: tables by family, and what they count. False where there are no tables."""
 
     tables: Dict[str, Listing] = field(default_factory=dict)
-    counters: Dict[str, Tuple[int, int]] = field(default_factory=dict)
+    counters: Counters = field(default_factory=Counters)
 
     def __bool__(self) -> bool:
         return bool(self.tables)
@@ -41,7 +42,8 @@ def parse_tables(printed: Mapping[str, str]) -> Live:
         with _refused(text, "listing"):
             objects = _objects(text)
             live.tables[family] = _ordered(objects)
-            live.counters.update(_counts(objects))
+            live.counters.counts.update(_counts(objects))
+            live.counters.made.update(_made(objects))
     return live
 
 
@@ -66,6 +68,12 @@ def _ordered(objects: Listing) -> Listing:
 def _counts(objects: Listing) -> Dict[str, Tuple[int, int]]:
     counters = [item["counter"] for item in objects if "counter" in item]
     return {item["name"]: (int(item["packets"]), int(item["bytes"])) for item in counters}
+
+
+def _made(objects: Listing) -> Dict[str, str]:
+    """Counter name to handles: the kernel gives none of them twice, to tables in a network namespace and to what is in a table."""
+    table = next((item["table"].get("handle") for item in objects if "table" in item), None)
+    return {item["counter"]["name"]: f"{table}.{item['counter'].get('handle')}" for item in objects if "counter" in item}
 
 
 @contextmanager

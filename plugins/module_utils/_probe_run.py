@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import random
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils import _json, _probe, _probe_report
+from ansible_collections.portfence.egress.plugins.module_utils import _probe, _probe_report
 from ansible_collections.portfence.egress.plugins.module_utils._backends import counters
-from ansible_collections.portfence.egress.plugins.module_utils._counts import count, probe_counts, total
+from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
+from ansible_collections.portfence.egress.plugins.module_utils._counts import add_counts, count, probe_counts, total
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import INNER_TABLE
@@ -134,9 +134,9 @@ def run_probe(
         after = _counters(host, inside)
         law = _probe.Law(ruleset)
         lines = [_probe.judge(*pair, law=law) for pair in zip(attempts, outcomes)]
-        counted = _probe_report.caused(lines, before=_packets(before), after=_packets(after))
-        _remember(host, counted, _packets(before))
-        probes = probe_counts(host)
+        counted = _probe_report.caused(lines, before=before.packets(), after=after.packets())
+        _remember(host, counted, before=before, after=after)
+        probes = probe_counts(host, after)
     broken = _probe_report.broken_paths(lines, peer="the temporary peer" if target is None else "the target")
     lines = [_probe_report.unproved(line, broken) for line in lines]
     return Report(
@@ -148,7 +148,7 @@ def run_probe(
             "counted": counted,
             "violations": total(count(after, probes, item.service.name, "violations") for item in resolved),
         },
-        warnings=_warnings(lines, _packets(before), _packets(after)),
+        warnings=_warnings(lines, before.packets(), after.packets()),
         message=_probe_report.failure(lines, broken),
     )
 
@@ -209,8 +209,8 @@ def _source(address: str, family: str) -> str:
     return source
 
 
-def _counters(host: Host, namespaces: Sequence[str]) -> Dict[str, Tuple[int, int]]:
-    """Packets and bytes by name of the fence's counters; none where there is no fence of ours.
+def _counters(host: Host, namespaces: Sequence[str]) -> Counters:
+    """Those of the fence; none where there is no fence of ours.
 
     :param namespaces: services whose network namespace has a fence, too: its counter is called ``namespace_violations_NAME``.
     """
@@ -222,43 +222,16 @@ def _counters(host: Host, namespaces: Sequence[str]) -> Dict[str, Tuple[int, int
         listed = host.run([*enter, nft, "-j", "list", "counters", "table", "inet", INNER_TABLE], check=False)
         inner = parse_counters(listed.out) if listed.rc == 0 else {}
         if f"violations_{name}" in inner:
-            found[f"namespace_violations_{name}"] = inner[f"violations_{name}"]
+            found.counts[f"namespace_violations_{name}"] = inner[f"violations_{name}"]
     return found
 
 
-def _packets(found: Mapping[str, Tuple[int, int]]) -> Dict[str, int]:
-    return {name: packets for name, (packets, _bytes) in found.items()}
-
-
-def _remember(host: Host, counted: Mapping[str, Mapping[str, int]], before: Mapping[str, int]) -> None:
-    """Add to what probes have caused since boot, so that reports can tell it from what services did."""
+def _remember(host: Host, counted: Mapping[str, Mapping[str, int]], *, before: Counters, after: Counters) -> None:
+    """Add to what probes have caused, so that reports can tell it from what services did."""
     grown = {name: events for name, events in counted.items() if any(events.values())}
     if grown:
         host.make_directory(RUN)
-        total = add_counts(host.read(PROBE_COUNTS_FILE), grown, before=before)
-        host.write(PROBE_COUNTS_FILE, json.dumps(total, indent=2, sort_keys=True) + "\n")
-
-
-def add_counts(
-    text: Optional[str], counted: Mapping[str, Mapping[str, int]], *, before: Mapping[str, int]
-) -> Dict[str, Dict[str, int]]:
-    """The counts in the text of :data:`PROBE_COUNTS_FILE` with these added. Starts afresh where it can't be read. Pure.
-
-    :param before: packets by counter name as they were before these. A counter that had less than the file says
-        was made anew since, and so is what the file says about it.
-    """
-    try:
-        total = {
-            str(name): {str(event): int(number) for event, number in events.items()}
-            for name, events in _json.load(text or "{}").items()
-        }
-    except (ValueError, TypeError, AttributeError):
-        total = {}
-    for name, events in counted.items():
-        kept = total.setdefault(name, {})
-        for event, number in events.items():
-            kept[event] = min(kept.get(event, 0), before.get(f"{event}_{name}", 0)) + number
-    return total
+        host.write(PROBE_COUNTS_FILE, add_counts(host.read(PROBE_COUNTS_FILE), grown, before=before, after=after))
 
 
 def _warnings(lines: Sequence[_probe.Line], before: Mapping[str, int], after: Mapping[str, int]) -> List[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
@@ -54,6 +54,16 @@ class Store:
 
         :param given: services by name that were parsed already: a file that says the same is not parsed again.
         """
+        found, problems = self._read(given or {})
+        if problems:
+            raise InputError(what=f"the services stored in {FOLDER}", problems=problems)
+        return found
+
+    def readable(self) -> Dict[str, Declared]:
+        """The services whose files can be used."""
+        return self._read({})[0]
+
+    def _read(self, given: Mapping[str, Service]) -> Tuple[Dict[str, Declared], List[Problem]]:
         found: Dict[str, Declared] = {}
         problems: List[Problem] = []
         self._contents = {}
@@ -69,7 +79,7 @@ class Store:
                 content = _json.load(self._host.read(path) or "")
                 if not isinstance(content, dict) or content.get("name") != name:
                     raise ValueError(f'the key name must be "{name}", like the file')
-                same = (given or {}).get(name)
+                same = given.get(name)
                 if same is not None and _says(content) == _says(same.to_dict()):
                     service = same
                 else:
@@ -82,9 +92,7 @@ class Store:
                 problems.extend(error.problems)
             except ValueError as error:
                 problems.append(Problem(path, f"{error}; mend or remove the file"))
-        if problems:
-            raise InputError(what=f"the services stored in {FOLDER}", problems=problems)
-        return found
+        return found, problems
 
     def prepare(self) -> None:
         """Make the directories. Raises HostError when they can't be made or are not safe."""

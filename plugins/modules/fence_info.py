@@ -118,12 +118,12 @@ reserved_ports:
   type: str
   sample: 50000-50999,52000-52999,53500
 violations:
-  description: Those of all services together, see RV(services).
+  description: Those of all services that the fence in force counts together, see RV(services).
   returned: success
   type: dict
   sample: {"packets": 3, "bytes": 180, "by_probes": 2}
 services:
-  description: Each service of the host by name.
+  description: Each service of the host by name, without one whose owner is gone or whose file is damaged, which RV(drift) names.
   returned: success
   type: dict
   contains:

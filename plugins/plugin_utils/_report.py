@@ -57,7 +57,7 @@ class Report:
     """All that is shown.
 
     :ivar silent: hosts that were not reached or could not be read, each with the reason.
-    :ivar bare: hosts that have no service, so no fence.
+    :ivar bare: hosts that have no service, so no fence, and are to have none.
     :ivar drifted: hosts whose fence is not what was applied, each with what would have to be done.
     :ivar changed: hosts with the time of the last change of their services and who made it, the latest first.
     """
@@ -130,7 +130,8 @@ def build(hosts: Mapping[str, Mapping[str, Any]], *, when: str) -> Report:
             # One host that is not what it says must not cost the report of all others.
             silent.append((name, "could not be read: what it said is not what fence_info returns"))
             continue
-        if not own:
+        if not own and drift is None:
+            # Else it may well have a fence, whose services can't be told.
             bare.append(name)
         lines.extend(own)
         changed.extend(changes)

@@ -9,11 +9,11 @@ import json
 from typing import Any, Callable, Dict, List, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _classid_files, _counts, _ephemeral_record, _lock_file, _sysctl
+from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, PortFenceError
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_files import Folder
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
-from ansible_collections.portfence.egress.plugins.module_utils._probe_run import add_counts
 from ansible_collections.portfence.egress.plugins.module_utils._service import Service
 from ansible_collections.portfence.egress.plugins.module_utils._store import FOLDER, PREVIOUS_FILE, PROBE_COUNTS_FILE, Store
 from ansible_collections.portfence.egress.tests.fuzz.source import FakeHost, Source, Target, check_message
@@ -34,7 +34,10 @@ _OWNERS: Tuple[Any, ...] = (
         "range_before": "32768-60999",
     },
 )
-_COUNTS: Tuple[Any, ...] = ({"a": {"violations": 5, "intrusions": 0}}, {})
+_COUNTS: Tuple[Any, ...] = (
+    {"a": {"violations": {"packets": 5, "of": 7, "counter": "1.2"}, "intrusions": {"packets": 0, "of": 0, "counter": ""}}},
+    {},
+)
 _PREVIOUS: Tuple[Any, ...] = ({"backend": "nftables", "by": "root", "services": list(_SERVICES)},)
 _SYSCTL = (
     _ephemeral_record.HEADER
@@ -86,9 +89,10 @@ def _check_records(texts: Dict[str, str]) -> bool:
         _refused(lambda: _ephemeral_record.parse_file(texts["sysctl"]), "/etc/sysctl.d/60-portfence.conf"),
     ]
     # What is not vital, or mended by the next run, counts as not there.
-    counts = _counts.probe_counts(host)
+    counters = Counters({"violations_a": (7, 420)}, {"violations_a": "1.2"})
+    counts = _counts.probe_counts(host, counters)
     assert all(isinstance(number, int) for events in counts.values() for number in events.values())
-    json.dumps(add_counts(texts["counts"], {"a": {"violations": 1}}, before={"violations_a": 7}))
+    assert json.loads(_counts.add_counts(texts["counts"], {"a": {"violations": 1}}, before=counters, after=counters))["a"]["violations"]["packets"]
     json.dumps(Store(host).previous())
     _ephemeral_record.parse_record(texts["owners"], namespace="x")
     # What sysctl.d and unit files of others set is found by line; a line ends with a line feed.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from lab import Lab
 from listing import rules
 
 MYAPP = {"name": "myapp", "source_ports": "50000-50999"}
+RUN_FILES = {"/run/portfence", "/run/portfence/tried.json", "/run/portfence.lock", "/run/portfence-units.lock"}
 MOVED = {"name": "myapp", "source_ports": "51000-51999"}
 
 
@@ -207,6 +209,18 @@ def test_read_only_etc(host: Lab) -> None:
     assert "/etc/portfence/fence.nft" in message and "Read-only file system" in message
     host.run(["mount", "-o", "remount,rw", "/etc"])
     assert host.module("fence", services=[MOVED])["changed"]
+
+
+def test_python_without_files_in_memory(host: Lab) -> None:
+    host.run(["sh", "-c", "mkdir /run/old; echo 'import os; del os.memfd_create' >/run/old/sitecustomize.py"])
+    before = host.run(["find", "/run"]).out
+    command = [sys.executable, "-m", "ansible_collections.portfence.egress.plugins.modules.fence"]
+    data = json.dumps({"ANSIBLE_MODULE_ARGS": {"services": [MYAPP], "persist": False}})
+    environment = {"PYTHONPATH": f"/run/old:{host.collections()}", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = host.run(command, data=data, check=False, env=environment)
+    assert done.rc == 0 and json.loads(done.out)["changed"], done
+    assert not host.module("fence", services=[MYAPP], persist=False)["changed"]
+    assert set(host.run(["find", "/run"]).out.split()) - set(before.split()) <= RUN_FILES
 
 
 def test_namespaces_are_not_permitted(host: Lab) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import pytest
 from lab import PEER_ADDRESSES, PORT, Lab
@@ -106,17 +106,77 @@ def test_violations_and_intrusions(host: Lab) -> None:
     assert services["nat"]["intrusions"]["bytes"] == 40 + 8 + len(b"who am I?\n")
 
 
-def test_probes_are_told_apart(host: Lab) -> None:
-    assert host.connect("udp", uid=992, source_port=40000).port is None
-    probe = host.module("port_probe", services=SERVICES[:2])
-    assert not probe.get("failed"), probe["msg"]
-    services = info(host)["services"]
-    for name, event in (("binds", "violations"), ("nat", "intrusions")):
-        assert services[name][event]["by_probes"] == probe["counted"][name][event] > 0
-    assert services["binds"]["violations"]["packets"] == services["binds"]["violations"]["by_probes"] + 1
-    host.nft("delete table inet portfence")
-    host.module("fence", services=SERVICES)
-    assert info(host)["services"]["binds"]["violations"] == {"packets": 0, "bytes": 0, "by_probes": 0}
+FLUSH = {
+    "nftables": "nft flush ruleset",
+    "nft": "for save in iptables-save ip6tables-save; do $save | sed '/^-A/d; /^:p/d; /^:managed/d' | ${save%save}restore; done",
+}
+
+
+@pytest.mark.parametrize("firewall", ["nftables", "nft", "legacy"])
+def test_probes_are_told_apart(lab: Lab, firewall: str) -> None:
+    for name, uid in (("myapp", 991), ("otel", 992), ("team", 993)):
+        lab.add_user(name, uid)
+    if firewall != "nftables":
+        lab.use_iptables(firewall)
+    assert not lab.module("fence", services=SERVICES, backend=lab.backend).get("failed")
+    flush = FLUSH.get(firewall, FLUSH["nft"])
+
+    def violate(times: int) -> None:
+        for _time in range(times):
+            assert lab.connect("udp", uid=992, source_port=40000).port is None
+
+    def probe() -> int:
+        """Packets that a probe makes the fence count."""
+        result = lab.module("port_probe", services=SERVICES[:2])
+        assert not result.get("failed"), result["msg"]
+        services = info(lab)["services"]
+        assert services["nat"]["intrusions"]["by_probes"] >= result["counted"]["nat"]["intrusions"] > 0
+        return result["counted"]["binds"]["violations"]
+
+    def violations() -> Tuple[int, int]:
+        found = info(lab)["services"]["binds"]["violations"]
+        return found["packets"], found["by_probes"]
+
+    violate(1)
+    counted = probe()
+    assert violations() == (counted + 1, counted) and counted > 0
+    # What changes something else leaves the counts as they are, and so does what loads the same fence once more.
+    wider = [*SERVICES[:2], {**SERVICES[2], "source_ports": "54000-54001"}]
+    assert lab.module("fence", services=wider, backend=lab.backend)["changed"]
+    boot(lab)
+    assert violations() == (counted + 1, counted)
+    again = probe()
+    assert violations() == (counted + again + 1, counted + again)
+    # Counters that are made anew count no probe of before: by whatever restarts the unit, ...
+    lab.run(["sh", "-c", flush])
+    boot(lab)
+    violate(3)
+    assert violations() == (3, 0)
+    # ... even when they have grown beyond what they were, ...
+    counted = probe()
+    assert violations() == (3 + counted, counted)
+    lab.run(["sh", "-c", flush])
+    boot(lab)
+    violate(4 + counted)
+    assert violations() == (4 + counted, 0)
+    # ... by the module, ...
+    counted = probe()
+    lab.run(["sh", "-c", flush])
+    lab.module("fence", services=SERVICES, backend=lab.backend)
+    violate(5 + counted)
+    assert violations() == (5 + counted, 0)
+    # ... and with the service.
+    counted = probe()
+    for state in ("absent", "present"):
+        assert lab.module("fence", services=[{**SERVICES[1], "state": state}], backend=lab.backend)["changed"]
+    violate(10 + 5 + 2 * counted)
+    assert violations() == (10 + 5 + 2 * counted, 0)
+
+
+def boot(lab: Lab) -> None:
+    """What systemd runs for our units, while everything is as it is."""
+    for command, must in lab.boot_commands():
+        lab.run(command, check=must)
 
 
 def test_an_owner_that_is_gone_is_drift(host: Lab) -> None:
@@ -124,6 +184,22 @@ def test_an_owner_that_is_gone_is_drift(host: Lab) -> None:
     found = info(host)
     assert found["in_sync"] is False
     assert "binds.json.user: there is no user otel on this host" in found["drift"][0]
+
+
+def test_one_service_that_cannot_be_read_hides_no_other(host: Lab) -> None:
+    sound = info(host)
+    assert host.connect("udp", uid=992, source_port=40000).port is None
+    assert host.connect("udp", uid=1234, source_port=50003).port is None
+    session = host.open("tcp", uid=991)
+    for break_it in (["userdel", "otel"], ["sh", "-c", "echo '{' >/etc/portfence/services.d/binds.json"]):
+        host.run(break_it)
+        found = info(host)
+        assert not found["in_sync"] and "binds.json" in found["drift"][0]
+        assert set(found["services"]) == {"nat", "team"} and found["services"]["team"] == sound["services"]["team"]
+        assert found["services"]["nat"]["sockets"]["tcp"] == 1 and found["services"]["nat"]["intrusions"]["packets"] == 1
+        assert found["assignments"] == {name: sound["assignments"][name] for name in ("nat", "team")}
+        assert found["violations"]["packets"] == 1, "of the one that is not shown, by the fence that is still in force"
+    session.close()
 
 
 def test_host_without_a_fence(lab: Lab) -> None:

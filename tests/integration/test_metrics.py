@@ -88,6 +88,14 @@ def test_no_file_stays_where_it_was_written_before(host: Lab) -> None:
     assert not host.module("metrics", state="absent")["changed"]
 
 
+def test_an_account_that_is_gone_takes_no_other_service_along(host: Lab) -> None:
+    assert host.module("metrics", directory=FOLDER)["changed"]
+    host.run(["userdel", "myapp"])
+    assert host.connect("tcp", uid=992, source_port=40000, timeout=0.3).port is None
+    samples = collect(host)
+    assert samples["portfence_in_sync"] == 0 and samples['portfence_violation_packets_total{service="other"}'] >= 1
+
+
 def test_what_cannot_be_read_is_told_to_both(host: Lab) -> None:
     host.module("metrics", directory=FOLDER)
     host.run(["sh", "-c", "nft delete table inet portfence; nft add table inet portfence"])

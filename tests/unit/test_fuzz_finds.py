@@ -29,6 +29,7 @@ from ansible_collections.portfence.egress.plugins.module_utils import (
 )
 from ansible_collections.portfence.egress.plugins.module_utils._classid_files import value_of
 from ansible_collections.portfence.egress.plugins.module_utils._containers import network_origin
+from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._csv import to_csv
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, PortFenceError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
@@ -172,9 +173,9 @@ def test_the_launcher_names_a_damaged_file(content: str, tmp_path: Path, monkeyp
         _launcher.read_service("a")
 
 
-@pytest.mark.parametrize("content", [DEEP, '{"a": {"violations": 1e999}}', "[1]"])
+@pytest.mark.parametrize("content", [DEEP, '{"a": {"violations": {"packets": 1e999, "of": 1, "counter": ""}}}', '{"a": {"violations": 5}}', "[1]"])
 def test_damaged_counts_of_probes_are_none(content: str) -> None:
-    assert _counts.probe_counts(FakeHost(files={PROBE_COUNTS_FILE: content})) == {}
+    assert _counts.probe_counts(FakeHost(files={PROBE_COUNTS_FILE: content}), Counters({"violations_a": (9, 540)})) == {}
 
 
 @pytest.mark.parametrize(

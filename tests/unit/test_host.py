@@ -25,6 +25,19 @@ def test_run_gives_what_the_program_left() -> None:
     assert result == Result(3, "in\u00e4", "oops\n")
 
 
+@pytest.mark.parametrize("refusal", [AttributeError, PermissionError])
+def test_there_need_be_no_files_in_memory(refusal: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python that was built with an old C library has no memfd_create, and a seccomp filter can refuse it."""
+
+    def refuse(*_arguments: object) -> int:
+        raise refusal()
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    monkeypatch.setattr(_host, "_RUN", str(tmp_path))
+    result = HOST.run(["/bin/sh", "-c", "cat; cat /dev/stdin; ls -a $1; echo oops >&2", "sh", str(tmp_path)], data="in\n", check=False)
+    assert result == Result(0, "in\nin\n.\n..\n", "oops\n")
+
+
 def test_programs_get_no_input_and_a_plain_environment() -> None:
     result = HOST.run(["/bin/sh", "-c", "cat; pwd; env"])
     assert result.out.splitlines()[0] == "/"

@@ -25,7 +25,6 @@ from ansible_collections.portfence.egress.plugins.module_utils._probe_report imp
     uncounted,
     unproved,
 )
-from ansible_collections.portfence.egress.plugins.module_utils._probe_run import add_counts
 
 NOBODY = Account("nobody", 65534, 65534)
 PEER = "the temporary peer"
@@ -124,24 +123,3 @@ def test_a_counter_that_stands_still_is_told() -> None:
     assert uncounted(lines, before=before, after={"violations_myapp": 5, "intrusions_myapp": 6}) == ["violations_myapp"]
     assert uncounted(lines, before={}, after={}) == []
     assert uncounted([line(expected=VIOLATION, packets=1, ok=False)], before=before, after=before) == []
-
-
-def test_counts_add_up() -> None:
-    first = add_counts(None, {"a": {"violations": 2, "intrusions": 0}}, before={"violations_a": 9})
-    assert first == {"a": {"violations": 2, "intrusions": 0}}
-    text = '{"a": {"violations": 2, "intrusions": 0}, "b": {"violations": 1}}'
-    assert add_counts(text, {"a": {"violations": 1, "intrusions": 4}}, before={"violations_a": 2, "intrusions_a": 0}) == {
-        "a": {"violations": 3, "intrusions": 4},
-        "b": {"violations": 1},
-    }
-
-
-def test_counts_start_afresh_with_the_counter() -> None:
-    text = '{"a": {"violations": 8, "intrusions": 8}}'
-    counted = {"a": {"violations": 1, "intrusions": 1}}
-    assert add_counts(text, counted, before={"violations_a": 0, "intrusions_a": 3}) == {"a": {"violations": 1, "intrusions": 4}}
-
-
-def test_counts_that_cannot_be_read_start_afresh() -> None:
-    for text in ("", "{", "[]", '{"a": 1}', '{"a": {"violations": "x"}}'):
-        assert add_counts(text, {"a": {"violations": 1}}, before={"violations_a": 9}) == {"a": {"violations": 1}}
