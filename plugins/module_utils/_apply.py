@@ -361,7 +361,8 @@ class FenceOfHost:
             self._store.write(service)
         for name in steps.forget:
             self._store.remove(name)
-        forget_services(self._host, steps.forget)
+        if steps.forget:
+            forget_services(self._host, steps.forget)
         self._units.finish(steps.units)
         if steps.counters_restart:
             self._store.forget_probes()

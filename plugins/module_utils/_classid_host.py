@@ -64,6 +64,12 @@ class Cgroups:
         except ValueError as error:
             raise HostError(f"{RECORD}: {error}") from error
 
+    def unrecorded(self, record: Mapping[str, Cgroup]) -> Dict[str, Cgroup]:
+        """Cgroups beside ours that the record does not have, by name: somebody may have changed or removed it. Each of ours has a classid."""
+        names = self._host.list(PARENT) if self._classid(PARENT) is not None else []
+        found = {name: self._classid(f"{PARENT}/{name}") for name in names if name not in record}
+        return {name: Cgroup(name, classid) for name, classid in found.items() if classid}
+
     def facts(self, before: Mapping[str, Cgroup], after: Mapping[str, Cgroup], pids: Sequence[int]) -> Facts:
         """What there is. Raises HostError."""
         names = sorted({*before, *after})
@@ -325,14 +331,28 @@ def converge(host: Host, params: Mapping[str, Any], *, check_mode: bool, diff: b
 
 
 def _plan(cgroups: Cgroups, wanted: Sequence[Wanted], *, purge: bool) -> Tuple[Facts, Plan]:
-    before = cgroups.record()
+    before = _before(cgroups, wanted, purge=purge)
     after, problems = merge(before, wanted, purge=purge)
     facts = cgroups.facts(before, after, [pid for item in wanted for pid in item.pids])
     more, warnings = check(facts, after, wanted)
     if problems or more:
         raise InputError(what="cgroup_classid", problems=[*problems, *more])
     cgroups.check_owners(facts)
-    return facts, make_plan(facts, before, after, wanted, warnings)
+    return facts, make_plan(facts, before, after, wanted, warnings, purge=purge)
+
+
+def _before(cgroups: Cgroups, wanted: Sequence[Wanted], *, purge: bool) -> Dict[str, Cgroup]:
+    """The cgroups that the task starts from. Raises HostError.
+
+    Whoever takes all of them away need not be able to read the record, nor have one.
+    """
+    if not purge or any(item.present for item in wanted):
+        return cgroups.record()
+    try:
+        record = cgroups.record()
+    except HostError:
+        record = {}
+    return {**cgroups.unrecorded(record), **record}
 
 
 def _report(plan: Plan, facts: Facts, *, diff: bool) -> Dict[str, Any]:

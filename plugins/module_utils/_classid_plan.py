@@ -237,8 +237,13 @@ def check(facts: Facts, after: Mapping[str, Cgroup], wanted: Sequence[Wanted]) -
     return problems, warnings
 
 
-def make_plan(facts: Facts, before: Mapping[str, Cgroup], after: Mapping[str, Cgroup], wanted: Sequence[Wanted], warnings: Sequence[str]) -> Plan:
-    """The steps from what there is to what is wanted."""
+def make_plan(
+    facts: Facts, before: Mapping[str, Cgroup], after: Mapping[str, Cgroup], wanted: Sequence[Wanted], warnings: Sequence[str], *, purge: bool
+) -> Plan:
+    """The steps from what there is to what is wanted.
+
+    :param purge: leave nothing that the list does not have, as for :func:`merge`: not even a mount that nobody remembers.
+    """
     usable = {unit: facts.units[unit] for item in after.values() for unit in item.units if not facts.units[unit].problems}
     drop_ins = {
         unit: drop_in_text(item, as_root=not usable[unit].user) for item in after.values() for unit in item.units if unit in usable
@@ -252,7 +257,7 @@ def make_plan(facts: Facts, before: Mapping[str, Cgroup], after: Mapping[str, Cg
     pam_names = {unit: item.pam_name for item in after.values() for unit in item.units if unit in usable}
     stale = any(usable[unit].pam_name != pam_name for unit, pam_name in pam_names.items())
     system = any(path.startswith("/etc/systemd/") for path in changes)
-    unmount = bool(before) and not after and facts.mounted
+    unmount = (purge or bool(before)) and not after and facts.mounted
     if unmount and facts.shared:
         warnings = [*warnings, f"{MOUNT} stays mounted, because somebody else has cgroups in net_cls and it is mounted nowhere else"]
     gone = tuple(sorted(name for name in before if name not in after and name in facts.live))

@@ -80,23 +80,32 @@ def _recorded(text: Optional[str], counters: Counters) -> _Record:
     packets = counters.packets()
 
     def same(counter: str, entry: Mapping[str, Any]) -> bool:
-        return counters.made.get(counter, "") == entry["counter"] and packets.get(counter, 0) >= entry["of"]
+        return entry["counter"] in (None, counters.made.get(counter, "")) and packets.get(counter, 0) >= entry["of"]
 
-    return {name: {event: entry for event, entry in events.items() if same(f"{event}_{name}", entry)} for name, events in _parse(text).items()}
+    return {
+        name: {
+            event: {**entry, "counter": counters.made.get(f"{event}_{name}", "")} for event, entry in events.items() if same(f"{event}_{name}", entry)
+        }
+        for name, events in _parse(text).items()
+    }
 
 
 def _parse(text: Optional[str]) -> _Record:
     """Empty if it can't be read. Pure."""
     try:
         return {
-            str(name): {
-                str(event): {"packets": int(entry["packets"]), "of": int(entry["of"]), "counter": str(entry["counter"])}
-                for event, entry in events.items()
-            }
+            str(name): {str(event): _entry(entry) for event, entry in events.items()}
             for name, events in _json.load(text or "{}").items()
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _entry(value: Any) -> Dict[str, Any]:
+    """Raises ValueError, KeyError and TypeError. Version 0.1.0 wrote the number of packets alone, so that it is taken for that of any counter."""
+    if isinstance(value, int):
+        return {"packets": value, "of": value, "counter": None}
+    return {"packets": int(value["packets"]), "of": int(value["of"]), "counter": str(value["counter"])}
 
 
 def _to_text(record: _Record) -> str:

@@ -11,19 +11,31 @@ A run that is cut short leaves files from which the next run, or a boot, goes on
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _namespace_text as text
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
 from ansible_collections.portfence.egress.plugins.module_utils._host import TEMPORARY, Host, StagedFiles, failure
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import interface_of
-from ansible_collections.portfence.egress.plugins.module_utils._namespace_files import UNITS, Files, Folder, Kept, host_base, host_rules, wanted_files
+from ansible_collections.portfence.egress.plugins.module_utils._namespace_files import (
+    UNITS,
+    Files,
+    Folder,
+    Kept,
+    host_base,
+    host_rules,
+    names_in,
+    units_in,
+    unreadable_record,
+    wanted_files,
+)
 from ansible_collections.portfence.egress.plugins.module_utils._nft_tables import Tables, removal, transaction
-from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Namespace, Request, conflicts
-from ansible_collections.portfence.egress.plugins.module_utils._namespace_state import State
+from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Request, conflicts
+from ansible_collections.portfence.egress.plugins.module_utils._namespace_state import State, joined
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import Forwarding
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_units import Units
 from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
+from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, RUN
 
 
@@ -46,7 +58,7 @@ class _Steps:
     """The effects, in the order in which :meth:`Namespaces._run` has them."""
 
     leave: List[str] = field(default_factory=list)
-    close: bool = False
+    close: Optional[Forwarding] = None
     remove: List[str] = field(default_factory=list)
     write: List[str] = field(default_factory=list)
     host_tables: str = ""
@@ -83,7 +95,7 @@ class Namespaces:
             read = self._host.read_units()
             outcome, steps = self._plan(request, persist=persist)
             outcome.changes[:0] = read
-            leaving = self._leaving(outcome)
+            leaving = self._leaving(outcome, steps.leave)
             self._run(steps, outcome)
             if not outcome.target:
                 self._host.remove_lock()
@@ -100,23 +112,25 @@ class Namespaces:
         before = self._stored(request)
         target = merge(before, request, base=BASE if persist else RUN)
         outcome, steps = Outcome(before=before, target=target), _Steps()
-        record = self._folder.record()
+        present = self._folder.present()
+        names = self._names(present)
         families = self._state.families()
-        self._check(request, outcome)
+        live = self._host_tables().live()
+        record = self._record(names, families=families, live=live)
+        self._check(request, outcome, names=names)
         if target:
             outcome.forwarding = self._state.forwarding(record, families)
         wanted = wanted_files(target, families=families, forwarding=outcome.forwarding)
         if not self._units.running:
             # sd_booted(3): the folder itself says that systemd runs.
             wanted = Files({path: content for path, content in wanted.texts.items() if not path.startswith(f"{UNITS[RUN]}/")}, wanted.links)
-        present = self._folder.present()
         outcome.files_before, outcome.files_after = present, wanted
         self._folder.check_owners(wanted)
-        self._plan_leaving(outcome, steps)
+        self._plan_leaving(names, outcome, steps)
         steps.write, steps.remove = self._folder.steps(wanted, present)
         outcome.changes.extend(f"write {path}" for path in steps.write)
         outcome.changes.extend(f"remove {path}" for path in steps.remove)
-        self._plan_host(outcome, steps, families=families, record=record)
+        self._plan_host(outcome, steps, families=families, record=record, live=live)
         for item in target.values():
             self._plan_namespace(item, outcome, steps, families=families)
         outcome.changes.extend(f"start {unit}" for unit in self._units.to_start(list(target)))
@@ -132,13 +146,31 @@ class Namespaces:
                 return {}
             raise
 
-    def _check(self, request: Request, outcome: Outcome) -> None:
+    def _names(self, present: Files) -> List[str]:
+        """Names of the namespaces of ours that there are or that a boot makes, with or without the file that declares them."""
+        known = names_in(present)
+        orphans = [name for name in joined(self._host) if name not in known and self._state.exists(name) and self._inner(name).live()]
+        return sorted([*known, *orphans])
+
+    def _record(self, names: Sequence[str], *, families: Sequence[str], live: Mapping[str, Listing]) -> Forwarding:
+        """What the host did not forward before. Where the file is gone the rules say it: they refuse what was opened.
+
+        Raises HostError when neither is there, and the host forwards.
+        """
+        found = self._folder.record()
+        if found is None and "inet" in live:
+            return text.forwarding_of(live["inet"])
+        if found is None and names and self._state.may_be_opened(families, own=map(interface_of, names)):
+            raise unreadable_record()
+        return found or Forwarding()
+
+    def _check(self, request: Request, outcome: Outcome, *, names: Sequence[str]) -> None:
         """Raises InputError when a wanted namespace is in the way of another one, or of something that is not ours."""
         paths = {name: request.paths.get(name, item.path) for name, item in outcome.target.items()}
         # What the host has goes first, so that a new one is told to be in its way.
         order = sorted(outcome.target, key=lambda name: name in request.wanted)
         problems = conflicts({name: outcome.target[name].namespace for name in order}, paths)
-        own = {item.namespace.interface for item in (*outcome.before.values(), *outcome.target.values())}
+        own = set(map(interface_of, (*names, *outcome.target)))
         for name, namespace in request.wanted.items():
             known = outcome.before.get(name)
             # Somebody may have removed the files of one of ours.
@@ -152,20 +184,20 @@ class Namespaces:
         if problems:
             raise InputError(what="the list of namespaces", problems=problems)
 
-    def _plan_leaving(self, outcome: Outcome, steps: _Steps) -> None:
-        # Their names are in those of their files, even where nobody can read these any more.
-        for name in self._folder.names():
+    def _plan_leaving(self, names: Sequence[str], outcome: Outcome, steps: _Steps) -> None:
+        for name in names:
             if name not in outcome.target:
                 steps.leave.append(name)
                 if self._state.exists(name) or self._state.has_interface(interface_of(name)):
                     outcome.changes.append(f"remove the network namespace {name}")
 
-    def _plan_host(self, outcome: Outcome, steps: _Steps, *, families: Sequence[str], record: Forwarding) -> None:
-        tables = Tables(host=self._host, nft=self._nft, name=text.HOST_TABLE)
-        live = tables.live()
+    def _plan_host(
+        self, outcome: Outcome, steps: _Steps, *, families: Sequence[str], record: Forwarding, live: Mapping[str, Listing]
+    ) -> None:
+        tables = self._host_tables()
         if not outcome.target:
-            steps.close = bool(record.opened)
-            if steps.close:
+            if record.opened:
+                steps.close = record
                 outcome.changes.append("put back the forwarding of before")
             if live:
                 steps.host_tables = removal(name=tables.name, live=live)
@@ -204,6 +236,9 @@ class Namespaces:
                 steps.unjoin.append(item.namespace.interface)
         if len(outcome.changes) > before:
             steps.scripts.append(item.script)
+
+    def _host_tables(self) -> Tables:
+        return Tables(host=self._host, nft=self._nft, name=text.HOST_TABLE)
 
     def _inner(self, name: str) -> Tables:
         return Tables(host=self._host, nft=self._nft, name=text.INNER_TABLE, enter=self._state.enter(name))
@@ -244,12 +279,11 @@ class Namespaces:
             self._units.stop(stopped)
         for name in steps.leave:
             self._leave(name)
-        if steps.close:
-            self._state.close(self._folder.record())
+        if steps.close is not None:
+            self._state.close(steps.close)
         self._folder.write(outcome.files_after, steps.write, staged)
-        tables = Tables(host=self._host, nft=self._nft, name=text.HOST_TABLE)
         if steps.host_tables:
-            tables.load(steps.host_tables)
+            self._host_tables().load(steps.host_tables)
         if steps.host_script:
             self._host.run(["/bin/sh", steps.host_script])
         for name, change in steps.inner_tables.items():
@@ -281,25 +315,23 @@ class Namespaces:
         staying = {name: item.namespace for name, item in outcome.target.items()}
         inodes = {name: self._state.identity(name) for name in staying}
         released = {
-            name: _only(item.namespace, [unit for unit in item.namespace.units if unit not in staying[name].units])
+            name: [unit for unit in item.namespace.units if unit not in staying[name].units]
             for name, item in outcome.before.items()
             if name in staying
         }
         return sorted({*self._units.outside(staying, inodes), *self._units.inside(released, inodes)})
 
-    def _leaving(self, outcome: Outcome) -> List[str]:
+    def _leaving(self, outcome: Outcome, names: Sequence[str]) -> List[str]:
         """Running units that are in a namespace which goes."""
-        going = {name: item.namespace for name, item in outcome.before.items() if name not in outcome.target}
+        declared = {name: item.namespace.units for name, item in outcome.before.items()}
+        joining = units_in(outcome.files_before)
+        going = {name: sorted({*declared.get(name, ()), *joining.get(name, ())}) for name in names}
         return self._units.inside(going, {name: self._state.identity(name) for name in going})
 
 
-def _only(namespace: Namespace, units: Sequence[str]) -> Namespace:
-    return Namespace(name=namespace.name, ports=namespace.ports, pairs=namespace.pairs, units=tuple(units))
-
-
 def is_untouched(host: Host) -> bool:
-    """Whether this host has no file of ours, so that there is nothing to take away."""
-    return Folder(host).present() == Files()
+    """Whether this host has no file of ours, nor anything that could be a namespace of ours, so that there is nothing to take away."""
+    return Folder(host).present() == Files() and not joined(host)
 
 
 def merge(before: Mapping[str, Kept], request: Request, *, base: str) -> Dict[str, Kept]:

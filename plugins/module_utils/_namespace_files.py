@@ -26,6 +26,8 @@ RESOLVERS = "/etc/netns"
 _WANTS = "sysinit.target.wants"
 # What can be written between quotes for nft, of the names that the kernel takes (dev_valid_name()).
 _INTERFACE = re.compile(r'[^\s/:"\x00-\x1f\x7f]{1,15}')
+_UNIT = re.compile(r"^portfence-namespace@(.+)\.service$")
+_JOINED = re.compile(r"^NetworkNamespacePath=/run/netns/(.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,35 @@ def _dump(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
+def names_in(files: Files) -> List[str]:
+    """Names of the namespaces that files declare or make at boot, whether anybody can read these or not. Pure."""
+    found = set()
+    for folder, entry in map(os.path.split, files.texts):
+        if folder.endswith("/namespaces.d") and entry.endswith(".json"):
+            found.add(entry[: -len(".json")])
+        elif folder in UNITS.values():
+            found.update(_UNIT.findall(entry))
+    return sorted(found)
+
+
+def units_in(files: Files) -> Dict[str, List[str]]:
+    """The units that drop-ins put into namespaces, by the name of these. Pure."""
+    found: Dict[str, List[str]] = {}
+    for folder, entry in map(os.path.split, files.texts):
+        if entry == text.DROP_IN:
+            for name in _JOINED.findall(files.texts[f"{folder}/{entry}"]):
+                found.setdefault(name, []).append(os.path.basename(folder)[: -len(".d")])
+    return found
+
+
+def unreadable_record() -> HostError:
+    """The error of who can't do without the record of the host's forwarding."""
+    return HostError(
+        f"{BASE}/namespaces.json can't be read; it says what this host did not forward before it had a namespace:"
+        ' write it, such as {"opened": ["ipv4", "ipv6"], "kept": []}, or {"opened": [], "kept": []} on a router'
+    )
+
+
 class Folder:
     """The files on this machine."""
 
@@ -135,28 +166,20 @@ class Folder:
             raise InputError(what="the network namespaces stored on this host", problems=problems)
         return dict(sorted(found.items()))
 
-    def names(self) -> List[str]:
-        """Names of the stored namespaces, whether their files can be read or not."""
-        entries = {entry for base in (BASE, RUN) for entry in self._host.list(f"{base}/namespaces.d")}
-        return sorted(entry[: -len(".json")] for entry in entries if entry.endswith(".json"))
-
-    def record(self) -> Forwarding:
-        """What was known about the host's forwarding at the last run; nothing where there was none. Raises HostError."""
+    def record(self) -> Optional[Forwarding]:
+        """What was known about the host's forwarding at the last run; None where nothing says it. Raises HostError."""
         content = next((found for found in map(self._recorded, (BASE, RUN)) if found is not None), None)
-        if content is None and not self.names():
-            return Forwarding()
+        if content is None:
+            return None
         try:
-            known = _json.load(content or "")
+            known = _json.load(content)
             found = Forwarding(tuple(known["opened"]), tuple(known["kept"]))
             # They become a part of rules and of a script.
             if not set(found.opened) <= set(FAMILIES) or not all(_INTERFACE.fullmatch(name) for name in found.kept):
                 raise ValueError(content)
             return found
         except (ValueError, KeyError, TypeError):
-            raise HostError(
-                f"{BASE}/namespaces.json can't be read; it says what this host did not forward before it had a namespace:"
-                ' mend it, such as {"opened": ["ipv4", "ipv6"], "kept": []}, or {"opened": [], "kept": []} on a router'
-            ) from None
+            raise unreadable_record() from None
 
     def _recorded(self, base: str) -> Optional[str]:
         """The record, or its copy in the script."""

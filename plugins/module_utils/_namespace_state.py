@@ -13,7 +13,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot i
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_host import Kernel
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._namespace import FAMILIES, INNER, overlapping
+from ansible_collections.portfence.egress.plugins.module_utils._namespace import FAMILIES, INNER, interface_of, overlapping
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Namespace
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import Forwarding
 from ansible_collections.portfence.egress.plugins.module_utils._netns import ipv6_in_use
@@ -24,6 +24,11 @@ _CONF = {"ipv4": "/proc/sys/net/ipv4/conf", "ipv6": "/proc/sys/net/ipv6/conf"}
 _IPV4_SWITCH = "/proc/sys/net/ipv4/ip_forward"
 _IPV6_SWITCH = "/proc/sys/net/ipv6/conf/all/forwarding"
 _IPV6_KEY = "net.ipv6.conf.all.forwarding"
+
+
+def joined(host: Host) -> List[str]:
+    """Names of the network namespaces, ours or not, for which the host has an interface that is called like ours."""
+    return [name for name in host.list(NAMED) if os.path.exists(f"/sys/class/net/{interface_of(name)}")]
 
 
 class State:
@@ -128,6 +133,15 @@ class State:
         if "ipv4" in forwarding.opened and set(self._forwarding_interfaces()) != set(self._interfaces("ipv4")):
             return False
         return "ipv6" not in forwarding.opened or self._value(_IPV6_SWITCH) == "1"
+
+    def may_be_opened(self, families: Sequence[str], *, own: Iterable[str]) -> bool:
+        """Whether something is forwarded that nobody but a namespace seems to want.
+
+        :param own: interfaces of namespaces of ours, which forward anyway.
+        """
+        doubtful = self.forwarding(Forwarding(FAMILIES), families).opened
+        others = set(self._forwarding_interfaces()) - set(own)
+        return ("ipv4" in doubtful and bool(others)) or ("ipv6" in doubtful and self._value(_IPV6_SWITCH) == "1")
 
     def close(self, record: Forwarding) -> None:
         """Put back the forwarding of before. Raises HostError."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._boot_lock import locked
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import FAMILIES, INNER
@@ -117,6 +117,26 @@ def host_rules(namespaces: Sequence[Namespace], *, families: Iterable[str], forw
     for family in families:
         tables[_NFT_FAMILIES[family]] = _translation(namespaces, family)
     return tables
+
+
+def forwarding_of(listing: Iterable[Mapping[str, Any]]) -> Forwarding:
+    """What the rules of :func:`host_rules` say of the host's own forwarding, but for ``default``: interfaces to come have no rule.
+
+    :param listing: the objects of the table of family inet.
+    """
+    opened: List[str] = []
+    kept: List[str] = []
+    for rule in (item["rule"] for item in listing if "rule" in item):
+        matches = [part["match"] for part in rule["expr"] if "match" in part]
+        found = {json.dumps(match["left"]): match["right"] for match in matches}
+        family, interface = (found.get(json.dumps({"meta": {"key": key}})) for key in ("nfproto", "iifname"))
+        if rule["chain"] != "forward" or family not in FAMILIES:
+            continue
+        if isinstance(interface, str) and {"accept": None} in rule["expr"]:
+            kept.append(interface)
+        elif interface is None and {"drop": None} in rule["expr"]:
+            opened.append(family)
+    return Forwarding(tuple(opened), tuple(kept))
 
 
 def _translation(namespaces: Sequence[Namespace], family: str) -> str:

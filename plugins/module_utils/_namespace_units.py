@@ -56,12 +56,16 @@ class Units:
                     found.append(unit)
         return sorted(found)
 
-    def inside(self, namespaces: Mapping[str, Namespace], inodes: Mapping[str, int]) -> List[str]:
-        """Running units of namespaces that go, which are still in them."""
+    def inside(self, units: Mapping[str, Sequence[str]], inodes: Mapping[str, int]) -> List[str]:
+        """Those of these units that run in the namespace which they are given for.
+
+        :param units: by the name of the namespace.
+        :param inodes: of the namespaces, by name.
+        """
         return sorted(
             unit
-            for name, namespace in namespaces.items()
-            for unit, pid in self._running(namespace.units).items()
+            for name, joining in units.items()
+            for unit, pid in self._running(joining).items()
             if inodes.get(name) and _network_of(pid) == inodes[name]
         )
 

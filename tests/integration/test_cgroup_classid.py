@@ -176,6 +176,43 @@ def test_what_somebody_changed_is_mended(lab: Lab) -> None:
         assert not task(lab, cgroups=[APP])["changed"], damage
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "rm /etc/portfence/classids",
+        "rm -r /etc/portfence",
+        "rm -r /etc/portfence /etc/pam.d/portfence-* /etc/systemd/system/*portfence* /etc/systemd/system/*/*portfence*",
+        "echo nonsense >>/etc/portfence/classids",
+    ],
+)
+def test_removal_without_a_record(lab: Lab, damage: str) -> None:
+    start = state(lab)
+    pid = start_program(lab)
+    task(lab, cgroups=[{**APP, "pids": [pid]}, OTHER])
+    load_rule(lab)
+    assert port(lab, "tcp 4") in INSIDE
+    lab.run(["sh", "-c", damage])
+    lab.run(["find", "/etc/systemd/system", "-mindepth", "1", "-type", "d", "-empty", "-delete"])
+    bad = state(lab)
+    expected = task(lab, state="absent", purge=True, check_mode=True, diff=True)
+    assert state(lab) == bad
+    done = task(lab, state="absent", purge=True, diff=True)
+    assert {**done, "invocation": {}} == {**expected, "invocation": {}}
+    assert done["changed"]
+    assert f"labapp: process {pid}\n" in done["diff"]["before"] and "labapp" not in done["diff"]["after"]
+    assert port(lab, "tcp 4") not in INSIDE
+    assert state(lab) == start
+    assert not task(lab, state="absent", purge=True)["changed"]
+
+
+def test_removal_of_a_mount_that_nobody_remembers(lab: Lab) -> None:
+    start = state(lab)
+    task(lab, cgroups=[APP])
+    lab.run(["sh", "-c", f"rmdir {ROOT}/labapp {ROOT}; rm /etc/portfence/classids"])
+    assert task(lab, state="absent", purge=True)["changed"]
+    assert state(lab) == start
+
+
 def test_reboot(lab: Lab) -> None:
     pid = start_program(lab)
     task(lab, cgroups=[{**APP, "pids": [pid]}, OTHER])

@@ -127,6 +127,7 @@ DAMAGE = [
     "echo true >/etc/portfence/namespaces.d/myapp.sh",
     "rm /etc/netns/myapp/resolv.conf",
     "rm -r /etc/systemd/system/myapp.service.d",
+    "rm -r /etc/portfence",
     "rm '/etc/systemd/system/sysinit.target.wants/portfence-namespace@myapp.service'",
     "touch /etc/portfence/namespaces.d/gone.sh",
 ]
@@ -145,6 +146,50 @@ def test_drift_is_mended(lab: Lab, damage: str) -> None:
     assert not namespaces(lab, WITH_ALL)["changed"]
     for protocol, family in WAYS:
         assert connect(lab, protocol, family).port in RANGE
+
+
+FILES = "/etc/portfence /etc/netns /etc/systemd/system/*portfence* /etc/systemd/system/*/*portfence*"
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("gone", ["/etc/portfence", FILES])
+def test_removal_without_files(lab: Lab, gone: str, kept: bool) -> None:
+    """Nothing is forwarded unprotected where somebody removed what says that it was not before."""
+    lab.run(["sh", "-c", f"ip link add lan0 type veth peer name lan1; echo {int(kept)} >/proc/sys/net/ipv4/conf/lan0/forwarding"])
+    start = state(lab)
+    namespaces(lab, WITH_ALL, OTHER)
+    lab.run(["sh", "-c", f"rm -r {gone}; mkdir -p /etc/systemd/system; find /etc/systemd/system -mindepth 1 -type d -empty -delete"])
+    bad = state(lab)
+    expected = namespaces(lab, state="absent", purge=True, check_mode=True)
+    assert state(lab) == bad
+    result = namespaces(lab, state="absent", purge=True)
+    assert result["changes"] == expected["changes"]
+    assert {"remove the network namespace myapp", "remove the network namespace other"} < set(result["changes"])
+    assert state(lab) == start
+    assert not namespaces(lab, state="absent", purge=True)["changed"]
+
+
+def test_removal_where_nothing_says_what_was_forwarded(lab: Lab) -> None:
+    start = state(lab)
+    namespaces(lab, WITH_ALL)
+    lab.run(["sh", "-c", "rm -r /etc/portfence; nft flush ruleset"])
+    for absent in (True, False):
+        message = refusal(lab, *([] if absent else [WITH_ALL]), state="absent" if absent else "present", purge=True)
+        assert "/etc/portfence/namespaces.json can't be read" in message
+    # As the message says.
+    lab.run(["sh", "-c", """mkdir /etc/portfence; echo '{"opened": ["ipv4", "ipv6"], "kept": []}' >/etc/portfence/namespaces.json"""])
+    assert namespaces(lab, state="absent", purge=True)["changed"]
+    assert state(lab) == start
+
+
+def test_removal_without_files_after_a_boot(lab: Lab) -> None:
+    """A host that forwards nothing has nothing to put back."""
+    namespaces(lab, WITH_ALL)
+    lab.run(["rm", "-r", "/etc/portfence"])
+    lab.reboot(check=False)
+    assert namespaces(lab, state="absent", purge=True)["changed"]
+    assert "portfence" not in state(lab)
+    assert not namespaces(lab, state="absent", purge=True)["changed"]
 
 
 def test_counters_survive(lab: Lab) -> None:

@@ -147,7 +147,7 @@ def plan(items: Sequence[Mapping[str, Any]], *, before: Optional[Mapping[str, Cg
     known = Facts(**facts)
     more, warnings = check(known, after, asked)
     assert not problems and not more
-    return make_plan(known, before, after, asked, warnings)
+    return make_plan(known, before, after, asked, warnings, purge=purge)
 
 
 def mistakes(items: Sequence[Mapping[str, Any]], before: Optional[Mapping[str, Cgroup]] = None) -> List[str]:

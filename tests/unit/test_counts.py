@@ -48,6 +48,15 @@ def test_counts_that_cannot_be_read_start_afresh(text: str) -> None:
     assert add_counts(text, COUNTED, before=IDLE, after=PROBED) == TEXT
 
 
+def test_counts_of_version_0_1_0_are_taken_over() -> None:
+    old = '{"a": {"violations": 8}}'
+    assert probe_counts(_host(old), PROBED) == {"a": {"violations": 8}}
+    assert probe_counts(_host(old), IDLE) == {"a": {}}
+    text = add_counts(old, {}, before=PROBED, after=PROBED)
+    assert probe_counts(_host(text), PROBED) == {"a": {"violations": 8}}
+    assert probe_counts(_host(text), counters(violations=90, intrusions=90, table="2")) == {"a": {}}
+
+
 def test_a_service_that_is_gone_leaves_the_counts_of_others() -> None:
     host = _Writable({PROBE_COUNTS_FILE: json.dumps({**json.loads(TEXT), "b": {}})})
     forget_services(host, ["b", "c"])

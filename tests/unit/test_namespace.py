@@ -25,7 +25,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._namespace import
     pair_of,
 )
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_apply import merge
-from ansible_collections.portfence.egress.plugins.module_utils._namespace_files import Kept, wanted_files
+from ansible_collections.portfence.egress.plugins.module_utils._namespace_files import Files, Kept, names_in, units_in, wanted_files
 from ansible_collections.portfence.egress.plugins.module_utils._nft_tables import transaction
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import (
     Namespace,
@@ -255,6 +255,32 @@ def test_paths() -> None:
     assert "ipv6" not in found.texts["/etc/portfence/namespaces.d/myapp.sh"]
     assert "table ip6" not in found.texts["/etc/portfence/namespaces.sh"]
     assert wanted_files({}, families=("ipv4",), forwarding=Forwarding()).texts == {}
+
+
+def test_files_that_are_left_say_names_and_units() -> None:
+    target = {name: Kept(read(name=name, source_ports=port, units=units)) for name, port, units in (("a", "5000", ["x@", "y.socket"]), ("b.c", "6000", []))}
+    texts = wanted_files(target, families=("ipv4",), forwarding=Forwarding()).texts
+    assert names_in(Files(texts)) == ["a", "b.c"]
+    assert units_in(Files(texts)) == {"a": ["x@.service", "y.socket"]}
+    units = {path: content for path, content in texts.items() if not path.startswith("/etc/portfence/")}
+    assert names_in(Files(units)) == ["a", "b.c"]
+    assert names_in(Files({path: content for path, content in texts.items() if path.endswith(".json")})) == ["a", "b.c"]
+    assert names_in(Files({"/etc/portfence/namespaces.json": "{}", "/etc/portfence/namespaces.d/a.sh": ""})) == []
+
+
+def test_rules_of_somebody_else_say_nothing_of_forwarding() -> None:
+    family = {"match": {"op": "==", "left": {"meta": {"key": "nfproto"}}, "right": "ipv4"}}
+    interface = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "lan0"}}
+    several = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": {"set": ["a", "b"]}}}
+
+    def rule(*parts: Any, chain: str = "forward") -> Dict[str, Any]:
+        return {"rule": {"chain": chain, "expr": list(parts)}}
+
+    drop, accept = {"drop": None}, {"accept": None}
+    ours = [rule(family, interface, accept), rule(family, {"counter": "refused"}, drop)]
+    assert text.forwarding_of(ours) == Forwarding(("ipv4",), ("lan0",))
+    theirs = [rule(family, drop, chain="to_a"), rule(family, interface, drop), rule(family, several, accept), rule(family, several, drop), rule(drop)]
+    assert text.forwarding_of([{"chain": {"name": "forward"}}, *theirs]) == Forwarding()
 
 
 def test_host_side_is_kept_for_boot_with_any_namespace() -> None:

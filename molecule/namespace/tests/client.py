@@ -24,11 +24,15 @@ def seen(host: Host) -> int:
     return session(host, "session", folder="/run/client")["seen"]
 
 
+def network(host: Host) -> str:
+    """Return the network namespace in which client.service runs, as the kernel calls it."""
+    pid = host.check_output("systemctl show --property=MainPID --value client.service")
+    return host.check_output(f"readlink /proc/{pid}/ns/net")
+
+
 def is_inside(host: Host) -> bool:
     """Tell whether client.service runs in the network namespace myapp."""
-    pid = host.check_output("systemctl show --property=MainPID --value client.service")
-    named = host.check_output("ip netns exec myapp readlink /proc/self/ns/net")
-    return host.check_output(f"readlink /proc/{pid}/ns/net") == named
+    return network(host) == host.check_output("ip netns exec myapp readlink /proc/self/ns/net")
 
 
 def ask(host: Host, way: tuple[str, int], bind: int = 0) -> Outcome:
