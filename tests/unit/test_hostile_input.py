@@ -210,7 +210,8 @@ def test_files_with_anything_in_them_are_told_in_a_line(name: str) -> None:
 @pytest.mark.parametrize("text", ["{{ 7 * 7 }}", "{% for x in y %}", "<b>", '" onload="x', "\u202e", "=1+1"])
 def test_a_report_shows_what_hosts_say_as_it_is(text: str) -> None:
     info = {"in_sync": False, "drift": [text], "services": {}, "last_change": {"at": text, "by": text}}
-    page = to_html(build({text: info, f"{text}!": {"failed": True, "msg": text}}, when="now"))
+    bare = {"in_sync": True, "drift": [], "services": {}}
+    page = to_html(build({text: info, f"{text}!": {"failed": True, "msg": text}, f"{text}?": bare}, when="now"))
     written = text.replace("\u202e", "\\u202e")
     assert page.count(html.escape(written).replace("&quot;", "&#34;")) == 9
     assert "\u202e" not in page

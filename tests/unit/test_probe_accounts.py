@@ -15,6 +15,7 @@ from typing import Any, Counter as Counts, Dict, Iterator, List, Optional, Seque
 
 import pytest
 from ansible_collections.portfence.egress.plugins.module_utils import _probe_run
+from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
 from ansible_collections.portfence.egress.plugins.module_utils._probe import Attempt, Outcome
@@ -113,7 +114,7 @@ def test_a_probe_of_one_service_asks_about_its_accounts_alone(monkeypatch: pytes
         return [Outcome(error=errno.ETIMEDOUT) for _attempt in attempts]
 
     monkeypatch.setattr(_probe_run, "_connect", connect)
-    monkeypatch.setattr(_probe_run, "_counters", lambda _host, _namespaces: {})
+    monkeypatch.setattr(_probe_run, "_counters", lambda _host, _namespaces: Counters())
     declared = parse_list([service(probed)])
     _probe_run.run_probe(host=host, declared=declared, target=None, timeout=1)
     assert attempted and {attempt.service for attempt in attempted} == {f"s{probed}"}
