@@ -138,9 +138,14 @@ class FenceOfHost:
         Raises PortFenceError; the kernel then has the old fence or the new one, whole.
         """
         if check_mode:
-            return self._plan(request, diff=diff)[0]
+            outcome, _steps = self._plan(request, diff=diff)
+            outcome.changes[:0] = self._host.read_units(check_mode=True)
+            return outcome
         with self._host.change_lock():
+            # First, as a unit that starts before that does not join.
+            read = self._host.read_units()
             outcome, steps = self._plan(request, diff=diff)
+            outcome.changes[:0] = read
             self._run(outcome, steps)
             if steps.members and steps.units.after:
                 # A unit that started before its drop-in was there has not joined.

@@ -220,12 +220,8 @@ class BpfUnit:
         self._host.write(PATH, self._text)
         self._host.make_directory(WANTS)
         if not self._enabled():
-            self._host.remove(LINK)
-            try:
-                os.symlink(f"../{NAME}", LINK)
-            except OSError as error:
-                raise HostError(f"can't enable {NAME}: {LINK}: {error.strerror}") from error
-        self.reload()
+            self._host.link(LINK, f"../{NAME}")
+        self._host.read_units()
 
     def remove(self) -> None:
         """Disable the unit and take its file away, if it is there."""
@@ -233,14 +229,9 @@ class BpfUnit:
             return
         self._host.remove(LINK)
         self._host.remove(PATH)
-        self.reload()
+        self._host.read_units()
         if self._host.runs_systemd():
             self._host.run(["systemctl", "reset-failed", NAME], check=False)
 
     def _enabled(self) -> bool:
         return os.path.islink(LINK) and os.path.realpath(LINK) == PATH
-
-    def reload(self) -> None:
-        """Let systemd read its files."""
-        if self._host.runs_systemd():
-            self._host.run(["systemctl", "daemon-reload"])

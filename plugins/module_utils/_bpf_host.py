@@ -214,8 +214,7 @@ class BpfOfHost:
             else:
                 self._host.make_directory(os.path.dirname(path))
                 self._host.write(path, text)
-        if plan.drop_ins:
-            BpfUnit(host=self._host, cgroup=plan.cgroup).reload()
+        self._host.read_units()
 
     def _plan_removal(self, plan: BpfPlan, *, persist: bool) -> None:
         if os.path.lexists(PINS):

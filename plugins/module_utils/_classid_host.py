@@ -127,7 +127,7 @@ class Cgroups:
         staged = self._host.stage_all({**files, **{path: text for path, text in plan.drop_ins.items() if text is not None}})
         try:
             if plan.reload and units.running():
-                undo.append(self._reload)
+                undo.append(self._host.reload_units)
             self._write(files, staged, facts, undo)
             if plan.enable:
                 undo.append(partial(self._host.remove, LINK))
@@ -138,7 +138,7 @@ class Cgroups:
             self._write(plan.drop_ins, staged, facts, undo)
             if units.running():
                 if plan.reload:
-                    self._reload()
+                    self._host.reload_units()
                 self._check_sessions(plan)
         except HostError as error:
             message = f"{error}; {_take_back(undo)}"
@@ -151,9 +151,6 @@ class Cgroups:
         """Start the unit, if the plan says so. Raises HostError."""
         if plan.start and units.running():
             self._host.run(["systemctl", "start", UNIT])
-
-    def _reload(self) -> None:
-        self._host.run(["systemctl", "daemon-reload"])
 
     def _write(self, files: Mapping[str, Optional[str]], staged: StagedFiles, facts: Facts, undo: List[Callable[[], None]]) -> None:
         for path, text in files.items():
@@ -242,7 +239,7 @@ class Cgroups:
         if not plan.after:
             self._host.remove_directory(RUN)
             if units.running() and UNIT_PATH in gone:
-                self._host.run(["systemctl", "daemon-reload"])
+                self._host.reload_units()
                 self._host.run(["systemctl", "reset-failed", UNIT], check=False)
 
     def _remove_cgroup(self, name: str) -> None:
@@ -313,15 +310,18 @@ def converge(host: Host, params: Mapping[str, Any], *, check_mode: bool, diff: b
         raise InputError(what="cgroup_classid", problems=problems)
     cgroups = Cgroups(host=host)
     if check_mode:
+        read = host.read_units(check_mode=True)
         facts, plan = _plan(cgroups, wanted, purge=params["purge"])
     else:
         with host.change_lock():
+            read = host.read_units()
             facts, plan = _plan(cgroups, wanted, purge=params["purge"])
             if plan.changed:
                 cgroups.apply(plan, facts)
         # The unit takes the lock.
         cgroups.start(plan)
-    return _report(plan, facts, diff=diff), plan.warnings
+    result = _report(plan, facts, diff=diff)
+    return {**result, "changed": result["changed"] or bool(read)}, plan.warnings
 
 
 def _plan(cgroups: Cgroups, wanted: Sequence[Wanted], *, purge: bool) -> Tuple[Facts, Plan]:

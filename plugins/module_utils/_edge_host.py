@@ -48,6 +48,7 @@ class EdgeOfHost:
             body = _edge.nftables(entries, unknown=unknown)
             outcome = Outcome(before=self._host.read(FILE) or "", after=text)
             self._unit.check_owner()
+            outcome.changes.extend(self._host.read_units(check_mode=check_mode))
             live, wanted = self._tables.live(), self._tables.wanted(body)
             if live != wanted:
                 outcome.changes.append("load the rules into the kernel")
@@ -77,6 +78,7 @@ class EdgeOfHost:
         """Have none. Raises HostError."""
         with self._host.change_lock():
             outcome = Outcome(before=self._host.read(FILE) or "")
+            outcome.changes.extend(self._host.read_units(check_mode=check_mode))
             live = self._tables.live()
             if live:
                 outcome.changes.append("remove the rules from the kernel")

@@ -31,6 +31,10 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C", "LANG": "C"}
 # The end of the name of a file that is being written.
 TEMPORARY = ".portfence-new"
+# There from before the first change of a unit until systemd has read them all, so that a run goes on where one was killed, or where systemd
+# refused. A boot, which reads all of them, empties /run.
+UNREAD = "/run/portfence-unread"
+_UNITS = ("/etc/systemd/system/", "/run/systemd/system/")
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,22 @@ class Host:
     def runs_systemd() -> bool:
         """Whether systemd runs this machine, see sd_booted(3)."""
         return os.path.isdir("/run/systemd/system")
+
+    def read_units(self, *, check_mode: bool = False) -> List[str]:
+        """Have systemd read its units if it has not since some were changed. Raises HostError.
+
+        :return: what was done, or in check mode would be, as a list for humans; empty when nothing.
+        """
+        if not self.runs_systemd() or not os.path.lexists(UNREAD):
+            return []
+        if not check_mode:
+            self.reload_units()
+        return ["have systemd read its units"]
+
+    def reload_units(self) -> None:
+        """Have systemd read its units, see daemon-reload in systemctl(1). Raises HostError."""
+        self.run(["systemctl", "daemon-reload"])
+        self.remove(UNREAD)
 
     def find(self, name: str) -> Optional[str]:
         """The path of a program, or None."""
@@ -250,6 +270,8 @@ class Host:
 
     def remove(self, path: str) -> None:
         """Remove a file if it is there, and what a run that was killed left beside it. Raises HostError."""
+        if os.path.lexists(path):
+            _note_unit(path)
         try:
             self._unlink(path + TEMPORARY)
             self._unlink(path)
@@ -266,6 +288,7 @@ class Host:
     def link(self, path: str, target: str) -> None:
         """Make a symbolic link, in the place of whatever file or link is there. Raises HostError."""
         self.remove(path)
+        _note_unit(path)
         try:
             os.symlink(target, path)
         except OSError as error:
@@ -394,6 +417,15 @@ def _input(data: Optional[str]) -> Iterator[Union[int, IO[bytes]]]:
         yield file
 
 
+def _note_unit(path: str) -> None:
+    """Before a file is changed: if it is one of systemd's, it has to be read again. Raises HostError."""
+    if path.startswith(_UNITS) and Host.runs_systemd():
+        try:
+            os.close(os.open(UNREAD, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise HostError(f"can't write {UNREAD}: {error.strerror}") from error
+
+
 class Staged:
     """A file that is written, but not in its place yet."""
 
@@ -403,6 +435,7 @@ class Staged:
 
     def promote(self) -> None:
         """Move it to its place in one step. Raises HostError."""
+        _note_unit(self.path)
         try:
             os.replace(self.temporary, self.path)
             folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -17,9 +17,10 @@ from ansible_collections.portfence.egress.plugins.module_utils._addresses import
 from ansible_collections.portfence.egress.plugins.module_utils._csv import to_csv as table
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
-from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange, PortSet
+from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange, PortSet, PortSyntaxError
 from ansible_collections.portfence.egress.plugins.module_utils._service import NAME, PROTOCOLS, Service
 
+_KEYS = ("address", "protocol", "source_ports", "service", "hosts")
 _COLUMNS = ("address", "protocol", "first_port", "last_port", "service", "hosts")
 
 
@@ -155,10 +156,13 @@ def parse(entries: Any) -> Tuple[Identity, ...]:
         raise InputError(what="the identity map", problems=[Problem("identities", f"found {shown(entries)}; accepted: a list")])
     for index, entry in enumerate(entries):
         path = f"identities[{index}]"
-        try:
-            found.append(_read(entry))
-        except ValueError as error:
-            problems.append(Problem(path, str(error)))
+        if isinstance(entry, Mapping):
+            mistakes = _mistakes(entry)
+            problems.extend(Problem(f"{path}.{key}", text) for key, text in mistakes)
+            if not mistakes:
+                found.append(_read(entry))
+        else:
+            problems.append(Problem(path, f"found {shown(entry)}; accepted: a mapping with {', '.join(_KEYS)}"))
     found.sort(key=lambda entry: _order(entry.address, entry.protocol, entry.part, entry.service))
     problems.extend(_contradictions(found))
     if problems:
@@ -166,20 +170,32 @@ def parse(entries: Any) -> Tuple[Identity, ...]:
     return tuple(found)
 
 
-def _read(entry: Any) -> Identity:
-    if not isinstance(entry, Mapping):
-        raise ValueError(f"found {shown(entry)}; accepted: a mapping with address, protocol, source_ports, service, hosts")
-    if entry.get("protocol") not in PROTOCOLS:
-        raise ValueError(f"protocol: found {shown(entry.get('protocol'))}; accepted: {', '.join(PROTOCOLS)}")
-    service, hosts = entry.get("service"), entry.get("hosts")
+def _mistakes(entry: Mapping[Any, Any]) -> List[Tuple[str, str]]:
+    """Each key that is wrong, and what is wrong with it."""
+    protocol, service, hosts = (entry.get(key) for key in ("protocol", "service", "hosts"))
+    found = [(shown(key), f"unknown key; accepted: {', '.join(_KEYS)}") for key in entry if key not in _KEYS]
+    try:
+        read_network(entry.get("address"))
+    except ValueError as error:
+        found.append(("address", f"found {shown(entry.get('address'))}; {error}"))
+    if protocol not in PROTOCOLS:
+        found.append(("protocol", f"found {shown(protocol)}; accepted: {', '.join(PROTOCOLS)}"))
+    try:
+        if len(list(PortSet.parse(entry.get("source_ports")))) != 1:
+            found.append(("source_ports", f"found {shown(entry.get('source_ports'))}; accepted: one range"))
+    except PortSyntaxError as error:
+        found.extend((f"source_ports{where}", text) for where, text in error.mistakes)
     if not isinstance(service, str) or not NAME.match(service):
-        raise ValueError(f"service: found {shown(service)}; accepted: the name of a service")
+        found.append(("service", f"found {shown(service)}; accepted: the name of a service"))
     if not isinstance(hosts, (list, tuple)) or not hosts or not all(isinstance(host, str) for host in hosts):
-        raise ValueError(f"hosts: found {shown(hosts)}; accepted: a list of names")
-    parts = list(PortSet.parse(entry.get("source_ports")))
-    if len(parts) != 1:
-        raise ValueError(f"source_ports: found {shown(entry.get('source_ports'))}; accepted: one range")
-    return Identity(read_network(entry.get("address")), entry["protocol"], parts[0], service, tuple(hosts))
+        found.append(("hosts", f"found {shown(hosts)}; accepted: a list of names"))
+    return found
+
+
+def _read(entry: Mapping[str, Any]) -> Identity:
+    """One without mistakes."""
+    (part,) = PortSet.parse(entry["source_ports"])
+    return Identity(read_network(entry["address"]), entry["protocol"], part, entry["service"], tuple(entry["hosts"]))
 
 
 def to_json(entries: Sequence[Identity]) -> str:

@@ -19,6 +19,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._iptables_listing
 _EMPTY = Part({}, ())
 # Without the check nothing relies on the translation.
 _REMOVAL = ("filter", "mangle", "nat", "raw")
+_GOTO = re.compile(r"(?:\A| )-g ")
 # A limit that several rules share, which the kernel knows by its name.
 _SHARED_LIMIT = re.compile(r"-m hashlimit .*?--hashlimit-name \S+")
 
@@ -69,11 +70,16 @@ def removal(live: Listing) -> str:
 
 
 def _merged(new: Part, old: Part) -> Part:
-    """The new chains with what the old ones have more behind it."""
+    """The new chains with what the old ones have more behind it, so that whichever check is there finds what it relies on translated.
+
+    What a new rule leaves as it is has to come to the old ones, so nothing may be gone to for good.
+    """
     chains: Dict[str, Tuple[str, ...]] = {}
     for name in sorted({*new.chains, *old.chains}):
         first = new.chains.get(name, ())
         chains[name] = (*first, *(rule for rule in old.chains.get(name, ()) if rule not in first))
+    if chains != new.chains:
+        chains[CHAIN] = tuple(_GOTO.sub(" -j ", rule) for rule in chains[CHAIN])
     return Part(chains, (Jump(HOOKS["nat"], 1, f"-j {CHAIN}"),) if chains else ())
 
 

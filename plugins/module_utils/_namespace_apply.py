@@ -75,11 +75,14 @@ class Namespaces:
         """
         if check_mode:
             outcome, _steps = self._plan(request, persist=persist)
+            outcome.changes[:0] = self._host.read_units(check_mode=True)
             # What is not made yet, nobody can be in.
             outcome.units_to_restart = self._to_restart(outcome)
             return outcome
         with self._host.change_lock():
+            read = self._host.read_units()
             outcome, steps = self._plan(request, persist=persist)
+            outcome.changes[:0] = read
             leaving = self._leaving(outcome)
             self._run(steps, outcome)
             if not outcome.target:
@@ -236,8 +239,7 @@ class Namespaces:
         stopped = [text.unit_of(name) for name in steps.leave] + ([] if outcome.target else [text.HOST_UNIT])
         units_before = [path for path in steps.remove if path.startswith(tuple(UNITS.values()))]
         self._folder.remove(units_before)
-        if units_before:
-            self._units.reload()
+        self._host.read_units()
         if units_before:
             self._units.stop(stopped)
         for name in steps.leave:
@@ -258,8 +260,7 @@ class Namespaces:
             self._host.run(["/bin/sh", script])
         # What the plan starts from goes last: a run that is cut short can be repeated.
         self._folder.remove([path for path in steps.remove if path not in units_before])
-        if any(path.startswith(tuple(UNITS.values())) for path in steps.write):
-            self._units.reload()
+        self._host.read_units()
 
     def _leave(self, name: str) -> None:
         self._delete_interface(interface_of(name))

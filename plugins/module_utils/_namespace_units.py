@@ -20,11 +20,6 @@ class Units:
         self._host = host
         self.running = host.runs_systemd()
 
-    def reload(self) -> None:
-        """Let systemd read its files again."""
-        if self.running:
-            self._host.run(["systemctl", "daemon-reload"])
-
     def to_start(self, names: Sequence[str]) -> List[str]:
         """Those of our own units that are not active, for namespaces with these names."""
         if not self.running or not names:

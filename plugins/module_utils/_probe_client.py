@@ -18,7 +18,7 @@ from typing import Deque, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._probe import Attempt, Outcome
 from ansible_collections.portfence.egress.plugins.module_utils._probe_accounts import acting_as
-from ansible_collections.portfence.egress.plugins.module_utils._probe_peer import Peer
+from ansible_collections.portfence.egress.plugins.module_utils._probe_peer import PATIENCE, Peer
 from ansible_collections.portfence.egress.plugins.module_utils._probe_slots import Slots, shuffled
 from ansible_collections.portfence.egress.plugins.module_utils._probe_sockets import NotOpened, Sockets
 
@@ -69,6 +69,7 @@ class _Flight:
         self.received = b""
         self.sent = 0
         self.over = False
+        self.asked = 0
 
     @property
     def key(self) -> Tuple[str, str, int]:
@@ -102,6 +103,8 @@ class Client:
         self._outcomes: Dict[int, Outcome] = {}
         self._flights: Dict[Tuple[str, str, int], _Flight] = {}
         self._alarms: List[Tuple[float, int, _Flight]] = []
+        # Those whose time is over, until the peer has said whether they arrived: it may be slower than the time that they had.
+        self._doubtful: List[_Flight] = []
         self._slots = Slots(destination.ports)
         self._datagrams: Set[Tuple[str, Optional[int], int]] = set()
 
@@ -242,26 +245,45 @@ class Client:
         """Let something happen, and see what it was."""
         while self._alarms and self._alarms[0][2].over:
             heapq.heappop(self._alarms)
-        if not self._alarms:
+        if not self._alarms and not self._doubtful:
             return
-        for key, _events in self._selector.select(max(0.0, self._alarms[0][0] - time.monotonic())):
+        events = self._selector.select(max(0.0, self._alarms[0][0] - time.monotonic()) if self._alarms else PATIENCE)
+        if not events and not self._alarms:
+            raise HostError(f"the temporary peer has given no sign of life for {PATIENCE:g} seconds")
+        for key, _events in events:
             if key.data is None:
                 self._note_arrivals()
             elif not key.data.over:
                 self._read(key.data)
         now = time.monotonic()
+        ended = []
         while self._alarms and self._alarms[0][0] <= now:
             flight = heapq.heappop(self._alarms)[2]
-            if not flight.over:
-                self._ring(flight)
-
-    def _ring(self, flight: _Flight) -> None:
-        """An alarm of this attempt has gone off: try again, or give up."""
-        if flight.attempt.protocol == "udp" and flight.sent < self._sends:
-            error = self._send(flight)
-            if error:
-                self._end(flight, error=error)
+            if not flight.over and not self._again(flight):
+                ended.append(flight)
+        if ended and self._to.peer is not None:
+            number = self._to.peer.ask()
+            for flight in ended:
+                flight.asked = number
+            self._doubtful.extend(ended)
         else:
+            for flight in ended:
+                self._give_up(flight)
+
+    def _again(self, flight: _Flight) -> bool:
+        """An alarm of this attempt has gone off: send once more, unless that was the last."""
+        if flight.attempt.protocol != "udp" or flight.sent >= self._sends:
+            return False
+        error = self._send(flight)
+        if error:
+            self._end(flight, error=error)
+        return True
+
+    def _give_up(self, flight: _Flight) -> None:
+        """The time of this attempt is over."""
+        if flight.answer is None:
+            self._read(flight)  # what came at the last moment
+        if not flight.over:
             self._end(flight, error=errno.ETIMEDOUT if flight.answer is None else None)
 
     def _note_arrivals(self) -> None:
@@ -273,6 +295,11 @@ class Client:
                 flight.seen = arrival.source_port
                 if flight.answer is not None:
                     self._end(flight)
+        known = [flight for flight in self._doubtful if flight.over or flight.asked <= self._to.peer.answered]
+        self._doubtful = [flight for flight in self._doubtful if not flight.over and flight.asked > self._to.peer.answered]
+        for flight in known:
+            if not flight.over:
+                self._give_up(flight)
 
     def _read(self, flight: _Flight) -> None:
         """Take what came back: an answer, a part of it, the end of the connection or an error."""

@@ -29,8 +29,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._netns import (
 )
 from ansible_collections.portfence.egress.plugins.module_utils._probe_responder import Responder
 
-# Seconds for one step of setting up; far more than it takes on a busy machine.
-_PATIENCE = 30.0
+# Seconds for a sign of life; far more than it takes on a busy machine.
+PATIENCE = 30.0
 _RECEIVE_BUFFER = 16 * 1024 * 1024
 # Above the ports that connection tracking helpers look at.
 _LOWEST_PORT = 10000
@@ -66,6 +66,9 @@ class Peer:
         self._pid = 0
         self._control: Optional[socket.socket] = None
         self._pending = b""
+        self._asked = 0
+        # The last call of ask() that has been answered: arrivals() has had all that reached the peer before that call.
+        self.answered = 0
 
     def __enter__(self) -> Peer:
         self._cable = Cable(host=self._host, ends=choose_ends(self._host, self._families))
@@ -104,10 +107,20 @@ class Peer:
 
     def arrivals(self) -> List[Arrival]:
         """What arrived since the last call. Waits only when there is nothing. Raises HostError."""
-        return [
-            Arrival(protocol, family, int(source_port), int(port))
-            for protocol, family, source_port, port in (line.split() for line in self._lines())
-        ]
+        found = []
+        for line in self._lines():
+            if line.startswith("told "):
+                self.answered = int(line.split()[1])
+            else:
+                protocol, family, source_port, port = line.split()
+                found.append(Arrival(protocol, family, int(source_port), int(port)))
+        return found
+
+    def ask(self) -> int:
+        """Have the peer tell of all that has reached it by now, and answer it; the number of this call. Raises HostError."""
+        self._asked += 1
+        self._send(f"tell {self._asked}")
+        return self._asked
 
     def check_complete(self) -> None:
         """Raises HostError when arrivals may have been missed."""
@@ -131,7 +144,7 @@ class Peer:
             self._control.close()
             _child(parent=parent, host=self._host, cable=cable, ports=self.ports, control=theirs)
         theirs.close()
-        self._control.settimeout(_PATIENCE)
+        self._control.settimeout(PATIENCE)
         self._await("separated")
         cable.plug(self._pid)
         self._send("plugged")
@@ -213,13 +226,27 @@ def _serve(*, families: Sequence[str], ports: Sequence[int], control: socket.soc
         selector.register(tap, selectors.EVENT_READ, partial(report, family))
     selector.register(control, selectors.EVENT_READ)
     control.sendall(b"ready\n")
+    pending = b""
     while True:
+        asked = False
         for key, _mask in selector.select():
+            asked = asked or key.data is None
             if key.data is not None:
                 key.data(key.fileobj)
-            elif not control.recv(100):
-                responder.close()
-                return
+        if not asked:
+            continue
+        words = control.recv(4096)
+        if not words:
+            responder.close()
+            return
+        # What came in before these words were written may have come after the look above.
+        for key, _mask in selector.select(0):
+            if key.data is not None:
+                key.data(key.fileobj)
+        *lines, pending = (pending + words).split(b"\n")
+        for line in lines:
+            if line.startswith(b"tell "):
+                control.sendall(b"told " + line[len(b"tell ") :] + b"\n")
             else:
                 lost = sum(struct.unpack("II", tap.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))[1] for tap in taps)
                 control.sendall(f"lost {lost}\n".encode("ascii"))

@@ -164,7 +164,7 @@ class Unit:
     def start(self) -> None:
         """Let systemd know the unit and the drop-in, and run the unit once."""
         if self._host.runs_systemd():
-            self._host.run(["systemctl", "daemon-reload"])
+            self._host.reload_units()
             if not self._is_active():
                 self._host.run(["systemctl", "start", self._rules.unit])
 
@@ -178,7 +178,7 @@ class Unit:
         self._host.remove(self._rules.path)
         self._remove(self._drop_ins())
         if self._host.runs_systemd():
-            self._host.run(["systemctl", "daemon-reload"])
+            self._host.reload_units()
             self._host.run(["systemctl", "reset-failed", self._rules.unit], check=False)
 
     def present(self) -> bool:

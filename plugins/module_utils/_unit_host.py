@@ -103,8 +103,7 @@ class UnitsOfHost:
                 self._host.remove(path)
                 self._host.remove_directory(os.path.dirname(path))
         self._write(steps.first)
-        if steps.before:
-            self._reload()
+        self._host.read_units()
         for path in steps.before:
             if not path.endswith(DROP_IN):
                 self._host.remove(path)
@@ -114,8 +113,7 @@ class UnitsOfHost:
     def finish(self, steps: UnitSteps) -> None:
         """What has to be done once the fence is in force."""
         self._write(steps.after)
-        if steps.after:
-            self._reload()
+        self._host.read_units()
 
     def _write(self, files: Sequence[Tuple[str, str]]) -> None:
         for path, text in files:
@@ -128,7 +126,3 @@ class UnitsOfHost:
 
     def _is_active(self, unit: str) -> bool:
         return self._host.run(["systemctl", "is-active", "--quiet", unit], check=False).rc == 0
-
-    def _reload(self) -> None:
-        if self._host.runs_systemd():
-            self._host.run(["systemctl", "daemon-reload"])

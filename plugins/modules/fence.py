@@ -228,14 +228,15 @@ def run(module: AnsibleModule) -> None:
     )
     wanted = [item for item in request.services if item.service.state == "present"]
     if not wanted and is_untouched(host):
+        changes = host.read_units(check_mode=module.check_mode)
         leave(
             module,
-            changed=False,
+            changed=bool(changes),
             **NO_BACKEND,
             backend_before=None,
             assignments={},
             fallbacks={},
-            changes=[],
+            changes=changes,
             owners={},
         )
     fence = FenceOfHost(host=host, lookup=lookup_on(host), admin_uids=admin_uids(host), backend=module.params["backend"])

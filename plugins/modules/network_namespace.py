@@ -230,7 +230,7 @@ def run(module: AnsibleModule) -> None:
     host = host_of_root()
     request = parse_request(module.params)
     if not request.wanted and is_untouched(host):
-        leave(module, **result_of(Outcome()))
+        leave(module, **result_of(Outcome(changes=host.read_units(check_mode=module.check_mode))))
     outcome = Namespaces(host).apply(
         request,
         persist=module.params["persist"],

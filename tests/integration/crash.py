@@ -18,25 +18,30 @@ OUTSIDE = 40000
 
 # Sends all the time until its standard input ends, and prints how often.
 _SENDER = """
-import select, socket, sys
+import select, socket, struct, sys
 port, own, tried, pairs = int(sys.argv[1]), int(sys.argv[2]), 0, []
-for address in sys.argv[3:]:
-    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if own:
-            sock.bind(("", own))
-            own += 1
-        pairs.append((sock, kind, (address, port)))
+def opened(address, kind, own):
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if kind == socket.SOCK_STREAM:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if own:
+        sock.bind(("", own))
+    return sock
+for number, (address, kind) in enumerate((address, kind) for address in sys.argv[3:] for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)):
+    ours = own and own + number
+    pairs.append((kind == socket.SOCK_DGRAM and opened(address, kind, ours), address, ours))
 while True:
-    for sock, kind, where in pairs:
+    for sock, address, ours in pairs:
         tried += 1
         try:
-            if kind == socket.SOCK_DGRAM:
-                sock.sendto(b"anybody there?", where)
+            if sock:
+                sock.sendto(b"anybody there?", (address, port))
             else:
-                sock.connect(where)
+                # A socket sends one SYN, and is as good as deaf when that is dropped.
+                with opened(address, socket.SOCK_STREAM, ours) as opening:
+                    opening.connect((address, port))
         except OSError:
             pass
     if tried == len(pairs):

@@ -42,7 +42,9 @@ table inet watch {
     counter leaked { }
     chain output {
         type filter hook output priority 0;
-        meta l4proto { tcp, udp } th dport 7000 meta cgroup != { 0x100001, 0x100002 } counter name leaked
+        # What the kernel sends of itself, such as a reset for a socket that is gone, is nobody's.
+        tcp flags & (syn | ack) == syn tcp dport 7000 meta cgroup != { 0x100001, 0x100002 } counter name leaked
+        udp dport 7000 meta cgroup != { 0x100001, 0x100002 } counter name leaked
     }
 }
 """

@@ -104,6 +104,34 @@ def test_nothing_is_left_when_the_peer_is_stuck(host: Lab) -> None:
     assert until(lambda: leftovers(host) == before)
 
 
+# The peer works in short moments, with more than the time of an attempt between them. Of the attempts, few may be under way at once.
+SLOW_PEER = """
+cat >/run/arguments
+ulimit -n 120
+"$@" </run/arguments >/run/output &
+pid=$!
+until child=$(pgrep --parent $pid); do sleep 0.01; done
+while kill -STOP $child 2>/dev/null && kill -0 $pid 2>/dev/null; do
+    sleep 1
+    kill -CONT $child
+    sleep 0.05
+done
+wait $pid
+cat /run/output
+"""
+
+
+def test_a_slow_peer_is_waited_for(host: Lab) -> None:
+    """What arrived is told by the peer, not by the clock; and what comes late is nobody else's."""
+    more = [{"name": f"s{number}", "user": str(21000 + number), "source_ports": f"{52000 + 10 * number}-{52009 + 10 * number}"} for number in range(4)]
+    services = [SERVICE, *more]
+    assert not host.module("fence", services=services).get("failed")
+    data = json.dumps({"ANSIBLE_MODULE_ARGS": {"services": services, "timeout": 0.5}})
+    result = json.loads(host.run(["sh", "-c", SLOW_PEER, "sh", *MODULE], data=data, env={"PYTHONPATH": host.collections()}, timeout=120).out)
+    assert "msg" not in result, result["msg"]
+    assert result["summary"]["ok"] == result["summary"]["checks"] == 100
+
+
 def test_the_fence_cannot_change_meanwhile(host: Lab) -> None:
     pid = start(host)
     assert host.run(["flock", "--nonblock", "/run/portfence.lock", "true"], check=False).rc == 1

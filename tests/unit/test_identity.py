@@ -109,12 +109,21 @@ def test_no_mapping(found: Any) -> None:
     ],
 )
 def test_a_map_that_was_changed_by_hand_is_checked(changes: Dict[str, Any]) -> None:
-    with pytest.raises(AnsibleFilterError, match=r"the identity map has 1 mistake:\n  identities\[1\]: "):
+    with pytest.raises(AnsibleFilterError, match=r"the identity map has 1 mistake:\n  identities\[1\]\.[a-z_]+: "):
         identity_files([entry(address="10.0.0.9"), entry(**changes)])
     with pytest.raises(AnsibleFilterError, match="found nothing; accepted: a list"):
         identity_files(None)
     with pytest.raises(AnsibleFilterError, match="unknown: found 'accept'; accepted: log, drop"):
         identity_files([], unknown="accept")
+
+
+def test_every_mistake_of_a_map_is_told() -> None:
+    wrong = entry(address="10.0.0.300", protocol="icmp", source_ports=["1-2", 0], service="", hosts="web1", port=1)
+    with pytest.raises(AnsibleFilterError) as caught:
+        identity_files([wrong, "web1"])
+    places = [line.split(": ")[0] for line in str(caught.value).splitlines()[1:]]
+    keys = ("'port'", "address", "protocol", "source_ports[1]", "service", "hosts")
+    assert places == [*(f"  identities[0].{key}" for key in keys), "  identities[1]"]
 
 
 @pytest.mark.parametrize("text", ["=1+1", "\n=1+1", " +1", "\uff1d1+1", "@x", "-1", "\tx"])
