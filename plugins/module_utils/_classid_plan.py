@@ -269,7 +269,7 @@ def make_plan(
         make=bool(after) and (not facts.mounted or any(facts.live.get(name) != item.classid for name, item in after.items())),
         enable=bool(after) and not facts.enabled,
         start=bool(after) and not facts.active,
-        reload=stale or system,
+        reload=stale or system or (bool(after) and not facts.enabled),
         moves=_moves(facts, before, after, wanted),
         remove=gone,
         unmount=unmount and not facts.shared,

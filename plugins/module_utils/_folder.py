@@ -31,14 +31,14 @@ class Folder:
         self.path = path
 
     def has(self, name: str) -> bool:
-        """Whether there is a file or link of that name. Raises HostError."""
+        """Whether there is a file or link of that name; a directory is none of ours. Raises HostError."""
         try:
-            os.stat(name, dir_fd=self._handle, follow_symlinks=False)
+            found = os.stat(name, dir_fd=self._handle, follow_symlinks=False)
         except FileNotFoundError:
             return False
         except OSError as error:
             raise HostError(f"can't look at {self.path}/{name}: {error.strerror}") from error
-        return True
+        return not stat.S_ISDIR(found.st_mode)
 
     def write(self, name: str, text: str) -> None:
         """Replace a file as a whole, for everybody to read. Raises HostError."""
@@ -68,7 +68,7 @@ class Folder:
     def _unlink(self, name: str) -> None:
         try:
             os.unlink(name, dir_fd=self._handle)
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             pass
 
 

@@ -37,6 +37,7 @@ TEMPORARY = ".portfence-new"
 # There from before the first change of a unit until systemd has read them all, so that a run goes on where one was killed, or where systemd
 # refused. A boot, which reads all of them, empties /run.
 UNREAD = "/run/portfence-unread"
+_READING = f"{UNREAD}.reading"
 _UNITS = ("/etc/systemd/system/", "/run/systemd/system/")
 
 
@@ -66,11 +67,11 @@ class Host:
         return os.path.isdir("/run/systemd/system")
 
     def read_units(self, *, check_mode: bool = False) -> List[str]:
-        """Have systemd read its units if it has not since some were changed. Raises HostError.
+        """Have systemd read its units if it has not since some were changed, by this run or by one before. Raises HostError.
 
         :return: what was done, or in check mode would be, as a list for humans; empty when nothing.
         """
-        if not self.runs_systemd() or not os.path.lexists(UNREAD):
+        if not self.runs_systemd() or not any(map(os.path.lexists, (UNREAD, _READING))):
             return []
         if not check_mode:
             self.reload_units()
@@ -78,8 +79,15 @@ class Host:
 
     def reload_units(self) -> None:
         """Have systemd read its units, see daemon-reload in systemctl(1). Raises HostError."""
+        # Not all runs hold a lock: what another one changes from here on, this reload may not see.
+        try:
+            os.replace(UNREAD, _READING)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise HostError(f"can't move {UNREAD}: {error.strerror}") from error
         self.run(["systemctl", "daemon-reload"])
-        self.remove(UNREAD)
+        self.remove(_READING)
 
     def find(self, name: str) -> Optional[str]:
         """The path of a program, or None."""
@@ -399,7 +407,10 @@ def _memory(name: str) -> IO[bytes]:
         return open(os.memfd_create(f"portfence-{name}"), "w+b")
     except (AttributeError, OSError):
         # A Python that was built with a C library before 2.27 does not have it, and a filter of system calls can refuse it.
-        return tempfile.TemporaryFile(dir=_RUN)
+        try:
+            return tempfile.TemporaryFile(dir=_RUN)
+        except OSError:
+            return tempfile.TemporaryFile()  # a unit may have nothing else to write to
 
 
 def _content(file: IO[bytes]) -> bytes:

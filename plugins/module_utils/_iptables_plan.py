@@ -11,15 +11,15 @@ table ``nat`` comes twice, at first with the rules of before behind the new ones
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Set, Tuple
+from typing import Dict, List, Sequence, Set, Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils._iptables import CHAIN, EVENTS, HOOKS
+from ansible_collections.portfence.egress.plugins.module_utils._iptables import CHAIN, EVENTS, HOOKS, LOOPBACK
 from ansible_collections.portfence.egress.plugins.module_utils._iptables_listing import Jump, Listing, Part
 
 _EMPTY = Part({}, ())
 # Without the check nothing relies on the translation.
 _REMOVAL = ("filter", "mangle", "nat", "raw")
-_GOTO = re.compile(r"(?:\A| )-g ")
+_TARGET = re.compile(r" -[jg] ")
 # A limit that several rules share, which the kernel knows by its name.
 _SHARED_LIMIT = re.compile(r"-m hashlimit .*?--hashlimit-name \S+")
 
@@ -70,17 +70,29 @@ def removal(live: Listing) -> str:
 
 
 def _merged(new: Part, old: Part) -> Part:
-    """The new chains with what the old ones have more behind it, so that whichever check is there finds what it relies on translated.
-
-    What a new rule leaves as it is has to come to the old ones, so nothing may be gone to for good.
-    """
+    """The new chains with what the old ones have more, so that whichever check is there finds what it relies on translated."""
     chains: Dict[str, Tuple[str, ...]] = {}
     for name in sorted({*new.chains, *old.chains}):
-        first = new.chains.get(name, ())
-        chains[name] = (*first, *(rule for rule in old.chains.get(name, ()) if rule not in first))
-    if chains != new.chains:
-        chains[CHAIN] = tuple(_GOTO.sub(" -j ", rule) for rule in chains[CHAIN])
+        first, rest = new.chains.get(name, ()), old.chains.get(name, ())
+        more = tuple(rule for rule in rest if rule not in first)
+        chains[name] = _in_turn(first, more) if more and name in (CHAIN, LOOPBACK) else (*first, *more)
     return Part(chains, (Jump(HOOKS["nat"], 1, f"-j {CHAIN}"),) if chains else ())
+
+
+def _in_turn(first: Sequence[str], more: Sequence[str]) -> Tuple[str, ...]:
+    """Rules that lead on to the chains of services, new and old, each old one behind the new one for the same packets.
+
+    What a new one leaves as it is has to come to the old one, so that they jump where they would go to for good. To the chain for the loopback
+    interface they still go: what else there is, is not for its packets.
+    """
+    behind: Dict[str, List[str]] = {}
+    for rule in more:
+        behind.setdefault(_TARGET.split(rule)[0], []).append(rule)
+    rules = [rule for one in first for rule in (one, *behind.pop(_TARGET.split(one)[0], ()))]
+    rules += [rule for rest in behind.values() for rule in rest]
+    loopback = f"-o lo -g {LOOPBACK}"
+    kept = [rule for rule in rules if rule != "-o lo -j RETURN" or loopback not in rules]
+    return tuple(rule if rule == loopback else rule.replace(" -g ", " -j ") for rule in kept)
 
 
 def _block(table: str, *, now: Part, then: Part) -> str:

@@ -136,10 +136,14 @@ WantedBy=timers.target
 
 
 class MetricsOfHost:
-    """The installation on this machine."""
+    """The installation on this machine.
+
+    :ivar warnings: what the user should know.
+    """
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self.warnings: List[str] = []
 
     def install(self, settings: Settings, *, check_mode: bool) -> List[str]:
         """Everything in place and the timer running. What was done, or would be. Raises HostError."""
@@ -165,6 +169,10 @@ class MetricsOfHost:
                 f"the directory {settings.directory} does not exist; install node_exporter (package prometheus-node-exporter),"
                 " or name the directory that it reads"
             )
+        # While the unit still says where the file is.
+        if before:
+            self._stop()
+            _remove(before)
         for path in changed:
             self._host.make_directory(os.path.dirname(path))
             self._host.write(path, wanted[path])
@@ -175,21 +183,23 @@ class MetricsOfHost:
             self._host.read_units()
             self._host.run(["systemctl", "restart", _TIMER_NAME])
             self._host.run(["systemctl", "start", os.path.basename(SERVICE)])
-        _remove(before)
         return changes
 
     def remove(self, settings: Settings, *, check_mode: bool) -> List[str]:
-        """Nothing of it left, the file of metrics included. Raises HostError."""
-        places = sorted({settings.directory, *self._directories()})
+        """Nothing of it left, the file of metrics included. What was done, or would be. Raises HostError."""
+        places = self._directories()
+        try:
+            with open_folder(settings.directory) as folder:
+                places += [settings.directory] if folder is not None and settings.directory not in places else []
+        except HostError as error:
+            # Nor would anything have been written there.
+            self.warnings.append(f"{error}; nothing was looked for there")
         present = [path for path in (LINK, TIMER, SERVICE, PROGRAM) if os.path.lexists(path)]
         changes = [f"remove {path}" for path in (*present, *_left(places))]
         changes.extend(self._host.read_units(check_mode=check_mode))
         if check_mode or not changes:
             return changes
-        if self._host.runs_systemd() and TIMER in present:
-            # In this order, or the timer starts the service once more.
-            for unit in (TIMER, SERVICE):
-                self._host.run(["systemctl", "stop", os.path.basename(unit)])
+        self._stop()
         # The unit goes last: it says where the file is.
         _remove(places)
         for path in sorted(present, key=lambda path: path == SERVICE):
@@ -199,6 +209,12 @@ class MetricsOfHost:
         if self._host.runs_systemd():
             self._host.run(["systemctl", "reset-failed", os.path.basename(SERVICE)], check=False)
         return changes
+
+    def _stop(self) -> None:
+        if self._host.runs_systemd() and os.path.lexists(TIMER):
+            # In this order, or the timer starts the service once more.
+            for unit in (TIMER, SERVICE):
+                self._host.run(["systemctl", "stop", os.path.basename(unit)])
 
     def _directories(self) -> List[str]:
         """Where the unit that is installed writes to, unless somebody else could have led us there."""

@@ -126,7 +126,7 @@ class Namespaces:
             wanted = Files({path: content for path, content in wanted.texts.items() if not path.startswith(f"{UNITS[RUN]}/")}, wanted.links)
         outcome.files_before, outcome.files_after = present, wanted
         self._folder.check_owners(wanted)
-        self._plan_leaving(names, outcome, steps)
+        self._plan_leaving(names, request, outcome, steps)
         steps.write, steps.remove = self._folder.steps(wanted, present)
         outcome.changes.extend(f"write {path}" for path in steps.write)
         outcome.changes.extend(f"remove {path}" for path in steps.remove)
@@ -158,7 +158,7 @@ class Namespaces:
         Raises HostError when neither is there, and the host forwards.
         """
         found = self._folder.record()
-        if found is None and "inet" in live:
+        if found is None and any(item["rule"]["chain"] == "forward" for item in live.get("inet", ()) if "rule" in item):
             return text.forwarding_of(live["inet"])
         if found is None and names and self._state.may_be_opened(families, own=map(interface_of, names)):
             raise unreadable_record()
@@ -184,9 +184,14 @@ class Namespaces:
         if problems:
             raise InputError(what="the list of namespaces", problems=problems)
 
-    def _plan_leaving(self, names: Sequence[str], outcome: Outcome, steps: _Steps) -> None:
+    def _plan_leaving(self, names: Sequence[str], request: Request, outcome: Outcome, steps: _Steps) -> None:
         for name in names:
             if name not in outcome.target:
+                if not (request.purge or name in request.unwanted or name in outcome.before):
+                    outcome.warnings.append(
+                        f"network namespace {name}: the file that declares it is gone, and it is in no list; declare it, name it with state: absent, or purge"
+                    )
+                    continue
                 steps.leave.append(name)
                 if self._state.exists(name) or self._state.has_interface(interface_of(name)):
                     outcome.changes.append(f"remove the network namespace {name}")

@@ -29,7 +29,8 @@ attributes:
     support: full
 options:
   state:
-    description: With V(absent), timer, program and the file of metrics are removed.
+    description:
+      - With V(absent), timer, program and the file of metrics are removed, which is looked for in O(directory) and where the timer has it written to.
     type: str
     choices: [present, absent]
     default: present
@@ -92,6 +93,8 @@ def run(module: AnsibleModule) -> None:
     metrics = MetricsOfHost(host)
     change = metrics.install if module.params["state"] == "present" else metrics.remove
     changes = change(settings, check_mode=module.check_mode)
+    for warning in metrics.warnings:
+        module.warn(warning)
     module.exit_json(changed=bool(changes), changes=changes)
 
 

@@ -77,6 +77,9 @@ def test_no_file_stays_where_it_was_written_before(host: Lab) -> None:
     host.module("metrics", directory=FOLDER)
     collect(host)
     moved = {"directory": other}
+    # Another way to write the same directory is no other directory: its file is there again at the end, as the service is started.
+    assert host.module("metrics", directory=f"{FOLDER}/")["changed"] and not host.module("metrics", directory=f"{FOLDER}/")["changed"]
+    collect(host)
     assert f"remove {FOLDER}/portfence.prom" in host.module("metrics", check_mode=True, **moved)["changes"]
     assert host.run(["ls", FOLDER]).out == "portfence.prom\n"
     assert f"remove {FOLDER}/portfence.prom" in host.module("metrics", **moved)["changes"]
@@ -183,13 +186,21 @@ def test_the_account_of_the_directory_above_leads_nothing_elsewhere(debian: Lab)
     done = debian.run(words, check=False)
     refused = f"can't use {PROMETHEUS}/node-exporter: node-exporter is a symbolic link that another account than root may have put there"
     assert done.rc == 1 and done.err.startswith(f"portfence: {refused}")
-    for params in ({}, {"interval": 30}, {"state": "absent"}, {"state": "absent", "check_mode": True}):
+    for params in ({}, {"interval": 30}):
         result = debian.module("metrics", **params)
         assert result["failed"] and result["msg"].startswith(refused), (params, result)
-    assert debian.run(["sh", "-c", ELSEWHERE]).out == before
     assert installed(debian) == units
+    # It keeps nobody from taking all away.
+    for check_mode in (True, False):
+        result = debian.module("metrics", state="absent", check_mode=check_mode)
+        assert result["changed"] and any(refused in text for text in result["warnings"]), result
+    assert UNIT not in installed(debian)
+    assert debian.run(["sh", "-c", ELSEWHERE]).out == before
     # A directory of its own, in the place of root's, does no harm.
-    debian.run(["sh", "-ec", f"cd {PROMETHEUS}; rm node-exporter; mkdir node-exporter"], uid=991)
+    debian.run(["sh", "-ec", f"cd {PROMETHEUS}; rm node-exporter; mkdir -p node-exporter/portfence.prom"], uid=991)
+    assert not debian.module("metrics", state="absent")["changed"]
+    debian.run(["rmdir", f"{PROMETHEUS}/node-exporter/portfence.prom"])
+    assert debian.module("metrics")["changed"]
     debian.run(words)
     debian.run(["test", "-f", f"{PROMETHEUS}/node-exporter/portfence.prom"])
     assert debian.module("metrics", state="absent")["changes"][-1] == f"remove {PROMETHEUS}/node-exporter/portfence.prom"

@@ -169,10 +169,11 @@ def test_removal_without_files(lab: Lab, gone: str, kept: bool) -> None:
     assert not namespaces(lab, state="absent", purge=True)["changed"]
 
 
-def test_removal_where_nothing_says_what_was_forwarded(lab: Lab) -> None:
+@pytest.mark.parametrize("flush", ["flush ruleset", "flush table inet portfence_namespaces"])
+def test_removal_where_nothing_says_what_was_forwarded(lab: Lab, flush: str) -> None:
     start = state(lab)
     namespaces(lab, WITH_ALL)
-    lab.run(["sh", "-c", "rm -r /etc/portfence; nft flush ruleset"])
+    lab.run(["sh", "-c", f"rm -r /etc/portfence; nft {flush}"])
     for absent in (True, False):
         message = refusal(lab, *([] if absent else [WITH_ALL]), state="absent" if absent else "present", purge=True)
         assert "/etc/portfence/namespaces.json can't be read" in message
@@ -180,6 +181,17 @@ def test_removal_where_nothing_says_what_was_forwarded(lab: Lab) -> None:
     lab.run(["sh", "-c", """mkdir /etc/portfence; echo '{"opened": ["ipv4", "ipv6"], "kept": []}' >/etc/portfence/namespaces.json"""])
     assert namespaces(lab, state="absent", purge=True)["changed"]
     assert state(lab) == start
+
+
+def test_who_names_another_leaves_one_whose_files_are_gone(lab: Lab) -> None:
+    namespaces(lab, WITH_ALL)
+    lab.run(["sh", "-c", "rm /etc/portfence/namespaces.d/myapp.*"])
+    result = namespaces(lab, {**WITH_ALL, "name": "third", "ipv4": "198.51.100.8/31", "ipv6": "fd00:9::/127", "source_ports": "59000-59099", "units": []})
+    assert "remove the network namespace myapp" not in result["changes"]
+    assert any(text.startswith("network namespace myapp: the file that declares it is gone") for text in result["warnings"])
+    assert "myapp" in lab.run(["ip", "netns"]).out
+    assert "remove the network namespace myapp" in namespaces(lab, {"name": "myapp", "state": "absent"})["changes"]
+    assert "myapp" not in lab.run(["ip", "netns"]).out
 
 
 def test_removal_without_files_after_a_boot(lab: Lab) -> None:

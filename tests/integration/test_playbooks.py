@@ -195,7 +195,7 @@ def test_a_fence_that_is_not_kept_on_the_host_is_not_taken_for_none(control: Con
     break_the_wire(control.lab)
     done = control.play("portfence.egress.site", egress_services={**MYAPP, **COLLECTOR}, fence_persist=False)
     assert done.rc != 0
-    assert "The new fence stays: the one of before is not kept on the host" in done.out + done.err
+    assert "The new fence stays: of the one that was in force before, the host has no record" in done.out + done.err
     assert control.lab.connect(user="myapp", source_port=40000).port is None
 
 

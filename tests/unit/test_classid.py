@@ -186,6 +186,9 @@ def test_a_second_run_does_nothing() -> None:
     there = {"mounted": True, "live": {"app": 0x100001}, "files": files, "enabled": True}
     units = {"app.service": UnitFacts(user="svc", pam_name="portfence-0x100001", processes={7: "/portfence/app"})}
     assert not plan([APP], before=first.after, members={"app": frozenset({7})}, units=units, **there).changed
+    # Whoever enables the unit again changes what systemd has read.
+    disabled = plan([APP], before=first.after, members={"app": frozenset({7})}, units=units, **{**there, "enabled": False})
+    assert disabled.enable and disabled.reload
     # The same files, but systemd has not read them, or a process came in another way.
     assert plan([APP], before=first.after, units={"app.service": UnitFacts(user="svc")}, **there).reload
     for path in ("/", "", "/portfence/other"):
