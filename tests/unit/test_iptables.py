@@ -130,9 +130,9 @@ def test_the_translation_changes_before_the_check_and_once_more_behind_it() -> N
 def test_what_the_new_translation_leaves_comes_to_the_old_one_first() -> None:
     """While both are there: not to that of a third service, and on the loopback interface to none that is not for it."""
     group = {"source_ports": "51000-51999", "group": "2", "loopback": True}
-    before, after = (
-        parse_listing(as_saved(rules(**{name: {**ONE, "user": "1", **more}, "third": group}).rules(4))) for name, more in (("web", {}), ("site", {"assignment": "app"}))
-    )
+    one = {**ONE, "user": "1"}
+    policies = ({"web": one, "third": group}, {"site": {**one, "assignment": "app"}, "third": group})
+    before, after = (parse_listing(as_saved(rules(**policy).rules(4))) for policy in policies)
     first = transaction(live=before, wanted=after).split("COMMIT\n")
     (merged,) = (block for block in first if block.startswith("*nat") and "pf-assign-web -p" in block)
     owners = [line.rpartition(" ")[2] for line in merged.splitlines() if line.startswith("-A portfence -p tcp -m owner")]
