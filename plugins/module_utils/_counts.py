@@ -104,8 +104,12 @@ def _parse(text: Optional[str]) -> _Record:
 def _entry(value: Any) -> Dict[str, Any]:
     """Raises ValueError, KeyError and TypeError. Version 0.1.0 wrote the number of packets alone, so that it is taken for that of any counter."""
     if isinstance(value, int):
-        return {"packets": value, "of": value, "counter": None}
-    return {"packets": int(value["packets"]), "of": int(value["of"]), "counter": str(value["counter"])}
+        entry: Dict[str, Any] = {"packets": value, "of": value, "counter": None}
+    else:
+        entry = {"packets": int(value["packets"]), "of": int(value["of"]), "counter": str(value["counter"])}
+    if entry["packets"] < 0:
+        raise ValueError(f"{entry['packets']} packets")
+    return entry
 
 
 def _to_text(record: _Record) -> str:

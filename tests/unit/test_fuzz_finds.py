@@ -173,7 +173,10 @@ def test_the_launcher_names_a_damaged_file(content: str, tmp_path: Path, monkeyp
         _launcher.read_service("a")
 
 
-@pytest.mark.parametrize("content", [DEEP, '{"a": {"violations": {"packets": 1e999, "of": 1, "counter": ""}}}', '{"a": {"violations": "5"}}', "[1]"])
+@pytest.mark.parametrize(
+    "content",
+    [DEEP, '{"a": {"violations": {"packets": 1e999, "of": 1, "counter": ""}}}', '{"a": {"violations": "5"}}', '{"a": {"violations": -1}}', "[1]"],
+)
 def test_damaged_counts_of_probes_are_none(content: str) -> None:
     assert _counts.probe_counts(FakeHost(files={PROBE_COUNTS_FILE: content}), Counters({"violations_a": (9, 540)})) == {}
 
