@@ -39,7 +39,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._accounts_plan im
     shortened,
 )
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host, failure
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._program import failure
 
 _DATABASES = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/subuid", "/etc/subgid")
 # useradd(8): the home directory can't be made.

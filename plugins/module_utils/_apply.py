@@ -22,7 +22,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._counters import 
 from ansible_collections.portfence.egress.plugins.module_utils._counts import forget_services
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, PortFenceError, Problem
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Staged
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._launcher_host import PATH as LAUNCHER_PATH
 from ansible_collections.portfence.egress.plugins.module_utils._launcher_host import Launcher
 from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
@@ -31,6 +31,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._ports import Por
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup, Resolved, resolve
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset, build
 from ansible_collections.portfence.egress.plugins.module_utils._service import Declared, Service
+from ansible_collections.portfence.egress.plugins.module_utils._staged import Staged
 from ansible_collections.portfence.egress.plugins.module_utils._store import (
     BASE,
     FENCE_FILE,

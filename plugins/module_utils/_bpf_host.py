@@ -32,7 +32,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._bpf_boot import 
 )
 from ansible_collections.portfence.egress.plugins.module_utils._bpf_object import bpf_object
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, KilledError, PortFenceError, Problem
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host, failure
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._program import failure
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, RUN
 

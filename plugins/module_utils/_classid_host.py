@@ -45,7 +45,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._classid_plan imp
     parse_list,
 )
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
-from ansible_collections.portfence.egress.plugins.module_utils._host import TEMPORARY, Host, StagedFiles
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._staged import TEMPORARY, StagedFiles
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, RUN
 
 _ROUNDS = 100  # more than enough to catch the children of what is being moved
@@ -89,7 +90,7 @@ class Cgroups:
             files=files,
             units=units.look(self._host, wanted_units),
             enabled=os.path.islink(LINK) and os.path.realpath(LINK) == UNIT_PATH,
-            active=not units.running() or self._is_active(),
+            active=not self._host.runs_systemd() or self._is_active(),
             shared=mounted and self._others_need_mount(),
             legacy_kernel=_release() < (5, 15),
         )
@@ -132,7 +133,7 @@ class Cgroups:
         files = {path: text for path, text in plan.files.items() if text is not None}
         staged = self._host.stage_all({**files, **{path: text for path, text in plan.drop_ins.items() if text is not None}})
         try:
-            if plan.reload and units.running():
+            if plan.reload and self._host.runs_systemd():
                 undo.append(self._host.reload_units)
             self._write(files, staged, facts, undo)
             if plan.enable:
@@ -142,7 +143,7 @@ class Cgroups:
                 undo.append(partial(self._take_back_cgroups, plan, facts))
                 self._host.run(["/bin/sh", SCRIPT, "up"])
             self._write(plan.drop_ins, staged, facts, undo)
-            if units.running():
+            if self._host.runs_systemd():
                 if plan.reload:
                     self._host.reload_units()
                 self._check_sessions(plan)
@@ -155,7 +156,7 @@ class Cgroups:
 
     def start(self, plan: Plan) -> None:
         """Start the unit, if the plan says so. Raises HostError."""
-        if plan.start and units.running():
+        if plan.start and self._host.runs_systemd():
             self._host.run(["systemctl", "start", UNIT])
 
     def _write(self, files: Mapping[str, Optional[str]], staged: StagedFiles, facts: Facts, undo: List[Callable[[], None]]) -> None:
@@ -237,14 +238,14 @@ class Cgroups:
             self._unmount()
         gone = [path for path, text in plan.files.items() if text is None]
         if not plan.after and UNIT_PATH in gone:
-            if units.running():
+            if self._host.runs_systemd():
                 self._host.run(["systemctl", "stop", UNIT], check=False)
             self._host.remove(LINK)
         for path in sorted(gone, key=lambda path: path == RECORD):
             self._put(path, None)
         if not plan.after:
             self._host.remove_directory(RUN)
-            if units.running() and UNIT_PATH in gone:
+            if self._host.runs_systemd() and UNIT_PATH in gone:
                 self._host.reload_units()
                 self._host.run(["systemctl", "reset-failed", UNIT], check=False)
 

@@ -29,16 +29,11 @@ _EXAMPLE = "portfence-check"
 _PAM_EXEC = ("/lib*/security/pam_exec.so", "/lib/*/security/pam_exec.so", "/usr/lib*/security/pam_exec.so", "/usr/lib/*/security/pam_exec.so")
 
 
-def running() -> bool:
-    """See sd_booted(3)."""
-    return os.path.isdir("/run/systemd/system")
-
-
 def look(host: Host, units: Sequence[str]) -> Dict[str, UnitFacts]:
     """The facts of units, templates among them. Raises HostError."""
     if not units:
         return {}
-    if not running():
+    if not host.runs_systemd():
         return {unit: UnitFacts(problems=("needs systemd, which is not running here",)) for unit in units}
     problems = _session_problems(host)
     instances = {unit: _instances(host, unit) for unit in units}

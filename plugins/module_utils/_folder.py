@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Iterator, List, Optional
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
-from ansible_collections.portfence.egress.plugins.module_utils._host import TEMPORARY
+from ansible_collections.portfence.egress.plugins.module_utils._host import is_roots
+from ansible_collections.portfence.egress.plugins.module_utils._staged import TEMPORARY, stage
 
 # As the kernel counts them, see path_resolution(7).
 _MOST_LINKS = 40
@@ -42,20 +43,12 @@ class Folder:
 
     def write(self, name: str, text: str) -> None:
         """Replace a file as a whole, for everybody to read. Raises HostError."""
-        temporary = name + TEMPORARY
+        staged = stage(f"{self.path}/{name}", text, folder=self._handle)
         try:
-            self._unlink(temporary)  # left by a run that was killed
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(temporary, flags, 0o600, dir_fd=self._handle), "w", encoding="utf-8") as file:
-                os.fchmod(file.fileno(), 0o644)
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, name, src_dir_fd=self._handle, dst_dir_fd=self._handle)
-        except OSError as error:
-            with suppress(OSError):
-                self._unlink(temporary)
-            raise HostError(f"can't write {self.path}/{name}: {error.strerror}") from error
+            staged.promote()
+        except HostError:
+            staged.discard()
+            raise
 
     def remove(self, name: str) -> None:
         """Remove a file if it is there, and what a run that was killed left beside it. Raises HostError."""
@@ -96,7 +89,7 @@ def _walk(path: str, opened: ExitStack) -> int:
     links = 0
     while parts:
         # Once for all: whoever may write to one directory may move all that is below.
-        ours = ours and _is_ours(os.fstat(handle))
+        ours = ours and is_roots(os.fstat(handle))
         name = parts.pop(0)
         found = _open(name, handle, opened)
         mode = os.fstat(found).st_mode
@@ -128,8 +121,3 @@ def _open(name: str, folder: Optional[int], opened: ExitStack) -> int:
     handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     opened.callback(os.close, handle)
     return handle
-
-
-def _is_ours(found: os.stat_result) -> bool:
-    """Whether root alone may put something into a directory."""
-    return found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -3,8 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The one door to the machine: run a program, read and write files, hold the lock.
 
-Files are written beside their place, flushed and renamed over it, so that a reader or a crash meets the old
-file or the new one. Nothing follows a symbolic link in a directory that only root may write to.
+Nothing follows a symbolic link in a directory that only root may write to.
 """
 
 from __future__ import annotations
@@ -12,42 +11,19 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import signal
 import stat
-import subprocess
-import tempfile
 import time
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import IO, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Union
+from contextlib import contextmanager
+from typing import Callable, Iterable, Iterator, List, Mapping, Optional, Sequence, Union
 
 from ansible_collections.portfence.egress.plugins.module_utils import _boot_lock
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, KilledError
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
+from ansible_collections.portfence.egress.plugins.module_utils._program import PATH, Result, Running, start
+from ansible_collections.portfence.egress.plugins.module_utils._staged import TEMPORARY, Staged, StagedFiles, missing_folders, stage
+from ansible_collections.portfence.egress.plugins.module_utils._systemd import READING, begin_reading, is_unread, note_change, runs_systemd
 
 LOCK_PATH = "/run/portfence.lock"
 LOCK_WAIT = 60.0
-
-_RUN = "/run"
-
-# Fixed, so that neither a planted program nor a translated message can mislead a module that runs as root.
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C", "LANG": "C"}
-# The end of the name of a file that is being written.
-TEMPORARY = ".portfence-new"
-# There from before the first change of a unit until systemd has read them all, so that a run goes on where one was killed, or where systemd
-# refused. A boot, which reads all of them, empties /run.
-UNREAD = "/run/portfence-unread"
-_READING = f"{UNREAD}.reading"
-_UNITS = ("/etc/systemd/system/", "/run/systemd/system/")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a program left: exit status (128 + N for a program ended by signal N), standard output, standard error."""
-
-    rc: int
-    out: str
-    err: str
 
 
 class Host:
@@ -63,15 +39,15 @@ class Host:
 
     @staticmethod
     def runs_systemd() -> bool:
-        """Whether systemd runs this machine, see sd_booted(3)."""
-        return os.path.isdir("/run/systemd/system")
+        """Whether systemd runs this machine."""
+        return runs_systemd()
 
     def read_units(self, *, check_mode: bool = False) -> List[str]:
         """Have systemd read its units if it has not since some were changed, by this run or by one before. Raises HostError.
 
         :return: what was done, or in check mode would be, as a list for humans; empty when nothing.
         """
-        if not self.runs_systemd() or not any(map(os.path.lexists, (UNREAD, _READING))):
+        if not is_unread():
             return []
         if not check_mode:
             self.reload_units()
@@ -79,19 +55,13 @@ class Host:
 
     def reload_units(self) -> None:
         """Have systemd read its units, see daemon-reload in systemctl(1). Raises HostError."""
-        # Not all runs hold a lock: what another one changes from here on, this reload may not see.
-        try:
-            os.replace(UNREAD, _READING)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise HostError(f"can't move {UNREAD}: {error.strerror}") from error
+        begin_reading()
         self.run(["systemctl", "daemon-reload"])
-        self.remove(_READING)
+        self.remove(READING)
 
     def find(self, name: str) -> Optional[str]:
         """The path of a program, or None."""
-        for folder in _PATH.split(":"):
+        for folder in PATH.split(":"):
             path = os.path.join(folder, name)
             if os.path.isfile(path) and os.access(path, os.X_OK):
                 return path
@@ -101,7 +71,7 @@ class Host:
         """The path of a program. Raises HostError that names the package which brings it."""
         path = self.find(name)
         if path is None:
-            raise HostError(f"the program {name} was not found in {_PATH}; install the package {package}")
+            raise HostError(f"the program {name} was not found in {PATH}; install the package {package}")
         return path
 
     def run(self, args: Sequence[str], *, data: Optional[str] = None, check: bool = True, killed: bool = False) -> Result:
@@ -109,26 +79,11 @@ class Host:
         return self.start(args, data=data).result(check=check, killed=killed)
 
     def start(self, args: Sequence[str], *, data: Optional[str] = None) -> Running:
-        """Start a program without a shell. What it makes, root alone may write to, whatever umask Ansible was started with.
-
-        Raises HostError.
+        """Start a program without a shell, see :func:`_program.start`. Raises HostError.
 
         When this process is killed, the program goes on: it has all of its input by then, and the locks until it ends.
-
-        :param data: its standard input.
         """
-        with ExitStack() as opened:
-            try:
-                out = opened.enter_context(_memory("output"))
-                err = opened.enter_context(_memory("error"))
-                with _input(data) as stdin:
-                    process = subprocess.Popen(
-                        list(args), stdin=stdin, stdout=out, stderr=err, env=_ENVIRONMENT, cwd="/", umask=0o022, pass_fds=self._held
-                    )
-            except OSError as error:
-                raise HostError(f"can't run {args[0]}: {error.strerror}") from error
-            opened.pop_all()  # they are closed once they are read
-        return Running(args, process, out, err)
+        return start(args, data=data, keep=self._held)
 
     def read(self, path: str) -> Optional[str]:
         """The text of a file as it is, or None when there is none. Lines end with a line feed, and with nothing else. Raises HostError."""
@@ -219,29 +174,17 @@ class Host:
             found = os.stat(path)
         except OSError as error:
             return f"can't be looked at: {error.strerror}"
-        if found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if is_roots(found):
             return ""
         return (
             f"belongs to UID {found.st_uid} with mode {stat.S_IMODE(found.st_mode):04o};"
             " it must belong to root and be writable by root alone"
         )
 
-    def stage(self, path: str, content: Union[str, bytes], *, mode: int = 0o644) -> Staged:
+    @staticmethod
+    def stage(path: str, content: Union[str, bytes], *, mode: int = 0o644) -> Staged:
         """Write the content beside its place, without touching the place yet. Raises HostError."""
-        temporary = path + TEMPORARY
-        try:
-            self._unlink(temporary)  # left by a run that was killed
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape")
-            with open(handle, "wb") as file:
-                os.fchmod(file.fileno(), mode)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            Staged(temporary=temporary, path=path).discard()
-            raise HostError(f"can't write {path}: {error.strerror}") from error
-        return Staged(temporary=temporary, path=path)
+        return stage(path, content, mode=mode)
 
     def stage_all(self, files: Mapping[str, str], *, mode: Callable[[str], int] = lambda _path: 0o644) -> StagedFiles:
         """Write all of these, path to text, beside their places, and make the folders that are missing. Raises HostError, with nothing left.
@@ -282,7 +225,7 @@ class Host:
     def remove(self, path: str) -> None:
         """Remove a file if it is there, and what a run that was killed left beside it. Raises HostError."""
         if os.path.lexists(path):
-            _note_unit(path)
+            note_change(path)
         try:
             self._unlink(path + TEMPORARY)
             self._unlink(path)
@@ -299,7 +242,7 @@ class Host:
     def link(self, path: str, target: str) -> None:
         """Make a symbolic link, in the place of whatever file or link is there. Raises HostError."""
         self.remove(path)
-        _note_unit(path)
+        note_change(path)
         try:
             os.symlink(target, path)
         except OSError as error:
@@ -374,149 +317,6 @@ class Host:
         self.remove(LOCK_PATH)
 
 
-class Running:
-    """A program that was started. It writes into memory, so that several can work at once while nobody reads."""
-
-    def __init__(self, args: Sequence[str], process: subprocess.Popen[bytes], out: IO[bytes], err: IO[bytes]) -> None:
-        self._args = args
-        self._process = process
-        self._out = out
-        self._err = err
-
-    def result(self, *, check: bool = True, killed: bool = False) -> Result:
-        """Wait until it ends. To be called once.
-
-        :param check: raise HostError unless it ended with status 0.
-        :param killed: do not raise KilledError where a signal ended it (``rc`` is 128 and its number, as a shell says it).
-        """
-        returned = self._process.wait()
-        rc = returned if returned >= 0 else 128 - returned
-        # Not by subprocess, which would take a carriage return in a name for the end of a line.
-        result = Result(rc, *(_content(file).decode("utf-8", "replace") for file in (self._out, self._err)))
-        # bpftool(8) ends with 255 by itself.
-        if not killed and 128 < rc <= 128 + signal.NSIG:
-            raise KilledError(failure(self._args, result))
-        if check and rc != 0:
-            raise HostError(failure(self._args, result))
-        return result
-
-
-def _memory(name: str) -> IO[bytes]:
-    """A file without a path, in memory where there is such a thing. Raises OSError."""
-    try:
-        return open(os.memfd_create(f"portfence-{name}"), "w+b")
-    except (AttributeError, OSError):
-        # A Python that was built with a C library before 2.27 does not have it, and a filter of system calls can refuse it.
-        try:
-            return tempfile.TemporaryFile(dir=_RUN)
-        except OSError:
-            return tempfile.TemporaryFile()  # a unit may have nothing else to write to
-
-
-def _content(file: IO[bytes]) -> bytes:
-    """All that was written into a file, which is closed then."""
-    with file:
-        file.seek(0)
-        return file.read()
-
-
-@contextmanager
-def _input(data: Optional[str]) -> Iterator[Union[int, IO[bytes]]]:
-    """A standard input with this text in it.
-
-    No pipe: a program reads what is there, and acts on it, when the writer of a pipe is killed halfway. Raises OSError.
-    """
-    if not data:
-        yield subprocess.DEVNULL
-        return
-    with _memory("input") as file:
-        file.write(data.encode("utf-8", "replace"))
-        file.seek(0)
-        yield file
-
-
-def _note_unit(path: str) -> None:
-    """Before a file is changed: if it is one of systemd's, it has to be read again. Raises HostError."""
-    if path.startswith(_UNITS) and Host.runs_systemd():
-        try:
-            os.close(os.open(UNREAD, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        except OSError as error:
-            raise HostError(f"can't write {UNREAD}: {error.strerror}") from error
-
-
-class Staged:
-    """A file that is written, but not in its place yet."""
-
-    def __init__(self, *, temporary: str, path: str) -> None:
-        self.temporary = temporary
-        self.path = path
-
-    def promote(self) -> None:
-        """Move it to its place in one step. Raises HostError."""
-        _note_unit(self.path)
-        try:
-            os.replace(self.temporary, self.path)
-            folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            raise HostError(f"can't write {self.path}: {error.strerror}") from error
-
-    def discard(self) -> None:
-        """Forget it."""
-        try:
-            os.unlink(self.temporary)
-        except OSError:
-            pass
-
-
-def missing_folders(path: str) -> List[str]:
-    """The folders above a path that are not there, the outermost first."""
-    missing: List[str] = []
-    folder = os.path.dirname(path)
-    while not os.path.lexists(folder):
-        missing.insert(0, folder)
-        folder = os.path.dirname(folder)
-    return missing
-
-
-class StagedFiles:
-    """Files that are written, but not in their places yet, and the folders that were made for them."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._files: Dict[str, Staged] = {}
-        self._made: List[str] = []
-
-    def add(self, path: str, text: str, *, mode: int = 0o644) -> None:
-        """Write one more. Raises HostError."""
-        for folder in missing_folders(path):
-            self._host.make_directory(folder)
-            self._made.append(folder)
-        self._host.check_directory(os.path.dirname(path))
-        self._files[path] = self._host.stage(path, text, mode=mode)
-
-    def promote(self, paths: Iterable[str]) -> None:
-        """Move some of them to their places, each in one step. Raises HostError."""
-        for path in paths:
-            self._files[path].promote()
-            del self._files[path]
-
-    def discard(self) -> None:
-        """Forget those that are not in their places, and the folders that are empty then."""
-        for file in self._files.values():
-            file.discard()
-        for folder in reversed(self._made):
-            try:
-                os.rmdir(folder)
-            except OSError:
-                pass
-
-
-def failure(args: Sequence[str], result: Result) -> str:
-    """One message about a program that failed."""
-    said = (result.err.strip() or result.out.strip() or "it said nothing")[-2000:]
-    how = f"was ended by signal {result.rc - 128}" if result.rc > 128 else f"ended with status {result.rc}"
-    return f"{' '.join(args)} {how}: {said}"
+def is_roots(found: os.stat_result) -> bool:
+    """Whether root alone may write to a file or directory."""
+    return found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -9,7 +9,7 @@ import re
 from typing import Dict, List, Optional, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, KilledError
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._iptables import FAMILIES, Fence, is_ours
 from ansible_collections.portfence.egress.plugins.module_utils._iptables_listing import (
     Part,
@@ -17,6 +17,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._iptables_listing
     parse_counters,
     parse_listing,
 )
+from ansible_collections.portfence.egress.plugins.module_utils._program import Result
 
 VARIANTS = {"nf_tables": "nft", "legacy": "legacy"}
 # Seconds that another program may hold the lock of iptables-legacy.

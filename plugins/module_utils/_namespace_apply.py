@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _namespace_text as text
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError
-from ansible_collections.portfence.egress.plugins.module_utils._host import TEMPORARY, Host, StagedFiles, failure
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import interface_of
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_files import (
     UNITS,
@@ -36,6 +36,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._namespace_text i
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_units import Units
 from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing
+from ansible_collections.portfence.egress.plugins.module_utils._program import failure
+from ansible_collections.portfence.egress.plugins.module_utils._staged import TEMPORARY, StagedFiles
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, RUN
 
 

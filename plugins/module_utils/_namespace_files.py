@@ -14,10 +14,11 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils import _namespace_text as text
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host, StagedFiles
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import FAMILIES
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Namespace, parse
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import Forwarding
+from ansible_collections.portfence.egress.plugins.module_utils._staged import StagedFiles
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, RUN
 
 # Where systemd looks for units: what is kept for boot, and what is gone with it.

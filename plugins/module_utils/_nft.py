@@ -11,7 +11,7 @@ from typing import Callable, List, Optional, Tuple
 from ansible_collections.portfence.egress.plugins.module_utils import _json
 from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, KilledError
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import (
     Listing,
     Live,
@@ -20,6 +20,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._nft_listing impo
     parse_tables,
 )
 from ansible_collections.portfence.egress.plugins.module_utils._nftables import CHECK_FAMILY, FAMILIES, TABLE
+from ansible_collections.portfence.egress.plugins.module_utils._program import Result
 
 # The oldest version that this collection is tested with (Debian 11).
 OLDEST = (0, 9, 8)

@@ -10,7 +10,8 @@ import os
 from dataclasses import dataclass
 from typing import Any, Callable, List, Mapping, Optional, Sequence, TypeVar
 
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result, Running
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._program import Result, Running
 
 T = TypeVar("T")
 

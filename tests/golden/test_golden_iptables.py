@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import pytest
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._iptables import FAMILIES, Fence, compile_fence
 from ansible_collections.portfence.egress.plugins.module_utils._iptables_listing import counting_chains
 from ansible_collections.portfence.egress.plugins.module_utils._iptables_plan import removal, transaction
 from ansible_collections.portfence.egress.plugins.module_utils._iptables_tool import Iptables
+from ansible_collections.portfence.egress.plugins.module_utils._program import Result
 from ansible_collections.portfence.egress.tests.golden.test_golden import FENCES, compiled
 
 CASES = [case for case in FENCES if (case / "iptables.rules").exists()]

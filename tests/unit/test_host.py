@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.portfence.egress.plugins.module_utils import _boot_lock, _host
+from ansible_collections.portfence.egress.plugins.module_utils import _boot_lock, _host, _program
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, KilledError
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result, failure
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._program import Result, failure
 
 HOST = Host()
 
@@ -33,7 +34,7 @@ def test_there_need_be_no_files_in_memory(refusal: type, tmp_path: Path, monkeyp
         raise refusal()
 
     monkeypatch.setattr(os, "memfd_create", refuse)
-    monkeypatch.setattr(_host, "_RUN", str(tmp_path))
+    monkeypatch.setattr(_program, "_RUN", str(tmp_path))
     result = HOST.run(["/bin/sh", "-c", "cat; cat /dev/stdin; ls -a $1; echo oops >&2", "sh", str(tmp_path)], data="in\n", check=False)
     assert result == Result(0, "in\nin\n.\n..\n", "oops\n")
 

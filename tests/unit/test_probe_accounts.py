@@ -16,9 +16,10 @@ from typing import Any, Counter as Counts, Dict, Iterator, List, Optional, Seque
 import pytest
 from ansible_collections.portfence.egress.plugins.module_utils import _probe_run
 from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
-from ansible_collections.portfence.egress.plugins.module_utils._host import Host, Result
+from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._policy import parse_list
 from ansible_collections.portfence.egress.plugins.module_utils._probe import Attempt, Outcome
+from ansible_collections.portfence.egress.plugins.module_utils._program import Result
 from ansible_collections.portfence.egress.plugins.module_utils._store import FOLDER
 
 HOW_MANY = 1000
