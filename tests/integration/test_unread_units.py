@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """systemd knows the units as they are after the next run, wherever a run was killed before that, and if it refused to read them.
 
-What stands for systemd here remembers the units at each daemon-reload. The scenario unit of Molecule has systemd itself.
+What stands for systemd here remembers the units at each daemon-reload. In Molecule it is systemd itself, and nobody kills a run.
 """
 
 from __future__ import annotations
