@@ -66,11 +66,23 @@ def fixture_host(lab: Lab) -> Lab:
 
 def test_the_whole_demo() -> None:
     done = subprocess.run([sys.executable, str(DEMO)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    wrong = [line for line in done.stdout.splitlines() if "WRONG" in line]
+    assert done.returncode == 0, "\n".join([*wrong, done.stderr, done.stdout])
     assert "WRONG" not in done.stdout
     assert done.stdout.splitlines()[-1] == "Every line is as the policy says. The throwaway host is gone; nothing of this machine was changed."
     assert max(len(line) for line in done.stdout.splitlines()) <= 100
     assert done.stdout.isascii()
+
+
+def test_no_line_binds_a_port_that_the_peer_has_seen(demo: ModuleType) -> None:
+    service = next(service for service in demo.policy() if service.assignment == "rewrite")
+    free = [line.source_port for line in demo.lines_of(service, 45000, [])]
+    assert free == [None, service.inside + 123, 45000, service.inside + 456]
+    seen = {service.inside + 123}
+    lines = demo.lines_of(service, 45000, seen)
+    assert [next(lines).source_port for _line in range(3)] == [None, service.inside + 124, 45000]
+    seen.update([service.inside + 456, service.inside + 457])  # rewritten to, meanwhile
+    assert next(lines).source_port == service.inside + 458
 
 
 def test_a_right_fence_is_shown_as_right(demo: ModuleType, host: Lab) -> None:
