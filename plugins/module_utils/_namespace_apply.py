@@ -279,7 +279,8 @@ class Namespaces:
 
     def _run_staged(self, steps: _Steps, outcome: Outcome, staged: StagedFiles) -> None:
         stopped = [text.unit_of(name) for name in steps.leave] + ([] if outcome.target else [text.HOST_UNIT])
-        units_before = [path for path in steps.remove if path.startswith(tuple(UNITS.values()))]
+        # As long as something is forwarded, whoever flushes the rules is followed.
+        units_before = [path for path in steps.remove if path.startswith(tuple(UNITS.values())) and not path.endswith(text.NFTABLES_DROP_IN)]
         self._folder.remove(units_before)
         self._host.read_units()
         if units_before:
@@ -289,6 +290,8 @@ class Namespaces:
         if steps.close is not None:
             self._state.close(steps.close)
         self._folder.write(outcome.files_after, steps.write, staged)
+        # Before anything is forwarded, for the same reason.
+        self._host.read_units()
         if steps.host_tables:
             self._host_tables().load(steps.host_tables)
         if steps.host_script:

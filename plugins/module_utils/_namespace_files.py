@@ -18,7 +18,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import FAMILIES
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Namespace, parse
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import Forwarding
-from ansible_collections.portfence.egress.plugins.module_utils._staged import StagedFiles
+from ansible_collections.portfence.egress.plugins.module_utils._staged import TEMPORARY, StagedFiles
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, RUN
 
 # Where systemd looks for units: what is kept for boot, and what is gone with it.
@@ -89,6 +89,7 @@ def wanted_files(target: Mapping[str, Kept], *, families: Sequence[str], forward
         f"{base}/namespaces.json": _dump(forwarding.to_dict()),
         script: text.host_script(rules=host_rules(target, families=families, forwarding=forwarding), forwarding=forwarding),
         f"{units}/{text.HOST_UNIT}": text.host_unit(script=script, folder=base),
+        f"{units}/{text.NFTABLES_DROP_IN}": text.nftables_drop_in(script),
     }
     links = {f"{units}/{_WANTS}/{text.HOST_UNIT}": f"../{text.HOST_UNIT}"} if base == BASE else {}
     for item in target.values():
@@ -197,14 +198,15 @@ class Folder:
             # Rules had files of their own once.
             paths += [f"{base}/namespaces.{kind}" for kind in ("json", "nft", "sh")]
             paths += [f"{base}/namespaces.d/{name}" for name in self._host.list(f"{base}/namespaces.d")]
+            paths += [f"{units}/{text.NFTABLES_DROP_IN}{ending}" for ending in ("", TEMPORARY)]
             for name in self._host.list(units):
-                if name == text.HOST_UNIT or name.startswith("portfence-namespace@"):
+                if _is_unit(name[: -len(TEMPORARY)] if name.endswith(TEMPORARY) else name):
                     paths.append(f"{units}/{name}")
                 elif name.endswith(".d"):
                     paths.append(f"{units}/{name}/{text.DROP_IN}")
             for name in self._host.list(f"{units}/{_WANTS}"):
                 path = f"{units}/{_WANTS}/{name}"
-                if (name == text.HOST_UNIT or name.startswith("portfence-namespace@")) and os.path.islink(path):
+                if _is_unit(name) and os.path.islink(path):
                     links[path] = os.readlink(path)
         paths += [f"{RESOLVERS}/{name}/resolv.conf" for name in self._host.list(RESOLVERS)]
         found = {path: self._host.read(path) for path in paths}
@@ -258,6 +260,11 @@ class Folder:
             for folder in reversed(_parents(path)):
                 if folder not in UNITS.values() and not folder.endswith(_WANTS):
                     self._host.remove_directory(folder)
+
+
+def _is_unit(name: str) -> bool:
+    """Whether a unit of ours has this name. Pure. What systemd keeps of one beside it has another: its drop-ins, or units that it wants."""
+    return name == text.HOST_UNIT or _UNIT.match(name) is not None
 
 
 def _is_ours(path: str, content: str) -> bool:
