@@ -13,12 +13,14 @@ from typing import Any, Dict, Iterator
 
 import pytest
 from lab import PATIENCE, Lab
-from namespaces import MYAPP, namespaces
+from namespaces import MYAPP, namespaces, state
 
 SYSTEMCTL = """#!/bin/sh
 case "$1" in
     list-units) test ! -e /run/main-pid || echo myapp.service loaded active running ;;
     show) cat /run/main-pid ;;
+    is-active) ! grep -qx start /run/refuses ;;
+    start | restart) ! grep -qx "$1" /run/refuses || { echo "$* is refused" >&2; exit 1; } ;;
 esac
 """
 DNS: Dict[str, Any] = {**MYAPP, "dns": ["192.0.2.53"], "units": ["myapp.service"]}
@@ -42,7 +44,7 @@ signal.pause()
 @pytest.fixture(name="host")
 def fixture_host(lab: Lab) -> Lab:
     lab.run(["mkdir", "-p", "/run/systemd/system"])
-    lab.run(["sh", "-c", "cat >/usr/local/sbin/systemctl && chmod 755 /usr/local/sbin/systemctl; touch /etc/resolv.conf"], data=SYSTEMCTL)
+    lab.run(["sh", "-c", "cat >/usr/local/sbin/systemctl && chmod 755 /usr/local/sbin/systemctl; touch /etc/resolv.conf /run/refuses"], data=SYSTEMCTL)
     return lab
 
 
@@ -115,3 +117,36 @@ def test_nor_does_who_writes_the_dns_file_of_the_host(host: Lab, plant: str) -> 
 def test_a_local_name_server_behind_a_link(host: Lab) -> None:
     host.run(["sh", "-c", "mkdir /run/resolve; echo nameserver 127.0.0.53 >/run/resolve/stub; ln -sf /run/resolve/stub /etc/resolv.conf"])
     assert "set dns" in " ".join(namespaces(host, MYAPP)["warnings"])
+
+
+def test_a_restart_that_fails_is_told_with_what_puts_things_back(host: Lab) -> None:
+    namespaces(host, DNS)
+    start(host, "true")
+    before = state(host)
+    host.run(["sh", "-c", "echo restart >/run/refuses"])
+    result = host.module("network_namespace", namespaces=[OTHER_DNS], restart_units=True)
+    assert result["failed"] and "restart myapp.service is refused" in result["msg"]
+    assert result["changed"] and result["units_to_restart"] == ["myapp.service"]
+    assert state(host) != before
+    host.run(["truncate", "--size=0", "/run/refuses"])
+    namespaces(host, *result["namespaces_before"], purge=True)
+    assert state(host) == before
+
+
+def test_a_first_namespace_whose_unit_does_not_start(host: Lab) -> None:
+    before = state(host)
+    host.run(["sh", "-c", "echo start >/run/refuses"])
+    result = host.module("network_namespace", namespaces=[DNS])
+    assert result["failed"] and "portfence-namespace@myapp.service is refused" in result["msg"]
+    assert result["changed"] and result["namespaces_before"] == []
+    host.run(["truncate", "--size=0", "/run/refuses"])
+    namespaces(host, state="absent", purge=True)
+    assert state(host) == before
+
+
+def test_a_run_that_changed_nothing_does_not_say_so(host: Lab) -> None:
+    """Where the disk takes no file, nothing is to be put back."""
+    namespaces(host, DNS)
+    host.run(["sh", "-c", "cp -a /etc/portfence /run/kept; mount -t tmpfs -o ro none /etc/portfence"])
+    result = host.module("network_namespace", namespaces=[{**OTHER_DNS, "source_ports": "50000-50998"}], purge=True)
+    assert result["failed"] and not result.get("changed") and "namespaces_before" not in result
