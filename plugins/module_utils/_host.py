@@ -96,10 +96,10 @@ class Host:
             raise HostError(f"can't read {path}: {error.strerror}") from error
 
     @staticmethod
-    def read_others(path: str, *, most: int = 65536) -> str:
-        """The beginning of a file that others than root may have put there; empty where it is no ordinary file. It waits for nobody.
+    def read_others(path: str) -> Optional[str]:
+        """The text, up to a MiB of it, of a file that others than root may have put there, or None when there is none.
 
-        :param most: bytes.
+        It waits for nobody, and is empty where that is no ordinary file, or one that can't be read.
         """
         try:
             # What is only looked at does nothing: a FIFO waits for a writer, and some devices act when they are opened.
@@ -108,9 +108,11 @@ class Host:
                 if not stat.S_ISREG(os.fstat(handle).st_mode):
                     return ""
                 with open(os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-                    return file.read(most).decode("utf-8", "surrogateescape")
+                    return file.read(1 << 20).decode("utf-8", "surrogateescape")
             finally:
                 os.close(handle)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except OSError:
             return ""
 

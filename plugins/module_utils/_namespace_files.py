@@ -209,16 +209,20 @@ class Folder:
                 if _is_unit(name) and os.path.islink(path):
                     links[path] = os.readlink(path)
         paths += [f"{RESOLVERS}/{name}/resolv.conf" for name in self._host.list(RESOLVERS)]
-        found = {path: self._host.read(path) for path in paths}
+        found = {path: self._read(path) for path in paths}
         ours = {path: content for path, content in found.items() if content is not None and _is_ours(path, content)}
         for path in ours:
             self._host.require_own(path)
         return Files(ours, links)
 
+    def _read(self, path: str) -> Optional[str]:
+        """The text of a file of ours, or of somebody else in its place. A DNS file of theirs is often a link to what another account writes."""
+        return self._host.read_others(path) if path.startswith(f"{RESOLVERS}/") else self._host.read(path)
+
     def check_owners(self, files: Files) -> None:
         """Raises HostError when a file of somebody else is where one of ours has to be."""
         for path in files.texts:
-            found = self._host.read(path)
+            found = self._read(path)
             if found is not None and not _is_ours(path, found):
                 raise HostError(f"{path} exists and was not written by this collection; rename or remove it")
 

@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterator
 
 import pytest
 from lab import PATIENCE, Lab
-from namespaces import MYAPP, namespaces, state
+from namespaces import MYAPP, namespaces, refusal, state
 
 SYSTEMCTL = """#!/bin/sh
 case "$1" in
@@ -107,11 +107,18 @@ def test_a_service_does_not_keep_a_run_waiting(running: Lab, script: str) -> Non
     assert to_restart(running, DNS)
 
 
-@pytest.mark.parametrize("plant", ["mkfifo /run/resolve/stub", "truncate -s 200G /run/resolve/stub", "ln -s /dev/zero /run/resolve/stub"])
+PLANTS = ["mkfifo /run/resolve/stub", "truncate -s 200G /run/resolve/stub", "ln -s /dev/zero /run/resolve/stub"]
+
+
+@pytest.mark.parametrize("plant", PLANTS)
 def test_nor_does_who_writes_the_dns_file_of_the_host(host: Lab, plant: str) -> None:
-    """As the account of systemd-resolved does."""
-    host.run(["sh", "-c", f"mkdir /run/resolve; {plant}; ln -sf /run/resolve/stub /etc/resolv.conf"])
+    """As the account of systemd-resolved does. Namespaces of others, which ip-netns(8) makes, have theirs from there as well."""
+    host.run(["sh", "-c", f"mkdir -p /run/resolve /etc/netns/theirs; {plant}; ln -sf /run/resolve/stub /etc/resolv.conf"])
+    host.run(["ln", "-s", "/run/resolve/stub", "/etc/netns/theirs/resolv.conf"])
     assert namespaces(host, MYAPP)["changed"]
+    assert not namespaces(host, MYAPP)["changed"]
+    refused = refusal(host, {"name": "theirs", "source_ports": "52000-52099", "dns": ["192.0.2.53"]})
+    assert "/etc/netns/theirs/resolv.conf exists and was not written by this collection" in refused
 
 
 def test_a_local_name_server_behind_a_link(host: Lab) -> None:
