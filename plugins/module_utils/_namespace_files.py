@@ -196,9 +196,9 @@ class Folder:
         links: Dict[str, str] = {}
         for base, units in UNITS.items():
             # Rules had files of their own once.
-            paths += [f"{base}/namespaces.{kind}" for kind in ("json", "nft", "sh")]
+            single = [*(f"{base}/namespaces.{kind}" for kind in ("json", "nft", "sh")), f"{units}/{text.NFTABLES_DROP_IN}"]
+            paths += [f"{path}{ending}" for path in single for ending in ("", TEMPORARY)]
             paths += [f"{base}/namespaces.d/{name}" for name in self._host.list(f"{base}/namespaces.d")]
-            paths += [f"{units}/{text.NFTABLES_DROP_IN}{ending}" for ending in ("", TEMPORARY)]
             for name in self._host.list(units):
                 if _is_unit(name[: -len(TEMPORARY)] if name.endswith(TEMPORARY) else name):
                     paths.append(f"{units}/{name}")

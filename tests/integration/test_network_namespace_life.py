@@ -131,6 +131,7 @@ DAMAGE = [
     "rm '/etc/systemd/system/sysinit.target.wants/portfence-namespace@myapp.service'",
     "touch /etc/portfence/namespaces.d/gone.sh",
     "touch /etc/portfence/namespaces.sh.portfence-new; cd /etc/systemd/system; cp portfence-namespaces.service portfence-namespaces.service.portfence-new",
+    "cd /etc/systemd/system/nftables.service.d; cp portfence-namespaces.conf portfence-namespaces.conf.portfence-new",
     "cd /etc/systemd/system; cp portfence-namespace@myapp.service portfence-namespace@gone.service.portfence-new",
     # Before there was a drop-in.
     "cd /etc/systemd/system; rm -r nftables.service.d; sed -i '/^Wants=/a PartOf=nftables.service' portfence-namespaces.service",
