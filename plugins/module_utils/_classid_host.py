@@ -52,11 +52,23 @@ from ansible_collections.portfence.egress.plugins.module_utils._store import BAS
 _ROUNDS = 100  # more than enough to catch the children of what is being moved
 
 
+class HalfDone(HostError):
+    """A task that failed after it had changed something. :ivar previous: what was there before, as the module returns it."""
+
+    def __init__(self, message: str, *, previous: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.previous = previous
+
+
 class Cgroups:
-    """The cgroups of net_cls of this machine, and the files that keep them."""
+    """The cgroups of net_cls of this machine, and the files that keep them.
+
+    :ivar begun: the plan that is carried out, once it is not taken back any more when something fails.
+    """
 
     def __init__(self, *, host: Host) -> None:
         self._host = host
+        self.begun: Optional[Plan] = None
 
     def record(self) -> Dict[str, Cgroup]:
         """The cgroups that the host was told of. Raises HostError."""
@@ -151,6 +163,7 @@ class Cgroups:
             message = f"{error}; {_take_back(undo)}"
             staged.discard()
             raise HostError(message) from error
+        self.begun = plan
         self._move(plan)
         self._remove(plan)
 
@@ -320,13 +333,18 @@ def converge(host: Host, params: Mapping[str, Any], *, check_mode: bool, diff: b
         read = host.read_units(check_mode=True)
         facts, plan = _plan(cgroups, wanted, purge=params["purge"])
     else:
-        with host.change_lock():
-            read = host.read_units()
-            facts, plan = _plan(cgroups, wanted, purge=params["purge"])
-            if plan.changed:
-                cgroups.apply(plan, facts)
-        # The unit takes the lock.
-        cgroups.start(plan)
+        try:
+            with host.change_lock():
+                read = host.read_units()
+                facts, plan = _plan(cgroups, wanted, purge=params["purge"])
+                if plan.changed:
+                    cgroups.apply(plan, facts)
+            # The unit takes the lock.
+            cgroups.start(plan)
+        except HostError as error:
+            if cgroups.begun is None:
+                raise
+            raise HalfDone(str(error), previous=_previous(cgroups.begun)) from error
     result = _report(plan, facts, diff=diff)
     return {**result, "changed": result["changed"] or bool(read)}, plan.warnings
 
@@ -361,7 +379,7 @@ def _report(plan: Plan, facts: Facts, *, diff: bool) -> Dict[str, Any]:
         "changed": plan.changed,
         "mount": MOUNT if plan.after else None,
         "cgroups": [{**_shown(item), "path": item.path} for _name, item in sorted(plan.after.items())],
-        "previous": {"cgroups": [_shown(item) for _name, item in sorted(plan.before.items())]},
+        "previous": _previous(plan),
     }
     if diff:
         result["diff"] = {
@@ -369,6 +387,10 @@ def _report(plan: Plan, facts: Facts, *, diff: bool) -> Dict[str, Any]:
             "after": describe(plan.after, facts=facts, plan=plan, done=True),
         }
     return result
+
+
+def _previous(plan: Plan) -> Dict[str, Any]:
+    return {"cgroups": [_shown(item) for _name, item in sorted(plan.before.items())]}
 
 
 def _shown(item: Cgroup) -> Dict[str, Any]:

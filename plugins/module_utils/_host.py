@@ -95,6 +95,27 @@ class Host:
         except OSError as error:
             raise HostError(f"can't read {path}: {error.strerror}") from error
 
+    @staticmethod
+    def read_others(path: str) -> Optional[str]:
+        """The text, up to a MiB of it, of a file that others than root may have put there, or None when there is none.
+
+        It waits for nobody, and is empty where that is no ordinary file, or one that can't be read.
+        """
+        try:
+            # What is only looked at does nothing: a FIFO waits for a writer, and some devices act when they are opened.
+            handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            try:
+                if not stat.S_ISREG(os.fstat(handle).st_mode):
+                    return ""
+                with open(os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                    return file.read(1 << 20).decode("utf-8", "surrogateescape")
+            finally:
+                os.close(handle)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError:
+            return ""
+
     def read_own(self, path: str) -> Optional[str]:
         """The text of a file of ours; empty where others than root could change it, so that it is written anew. None where there is none.
 

@@ -71,7 +71,10 @@ class _Steps:
 
 
 class Namespaces:
-    """The network namespaces of the services of this machine."""
+    """The network namespaces of the services of this machine.
+
+    :ivar begun: what a run that failed had begun to do, once it had changed something.
+    """
 
     def __init__(self, host: Host) -> None:
         """Raises HostError when a program is missing."""
@@ -80,6 +83,7 @@ class Namespaces:
         self._nft = Nft(host)
         self._folder = Folder(host)
         self._units = Units(host)
+        self.begun: Optional[Outcome] = None
 
     def apply(self, request: Request, *, persist: bool, restart: bool, check_mode: bool) -> Outcome:
         """Make the namespaces of the host what is asked. Raises PortFenceError.
@@ -97,7 +101,7 @@ class Namespaces:
             read = self._host.read_units()
             outcome, steps = self._plan(request, persist=persist)
             outcome.changes[:0] = read
-            leaving = self._leaving(outcome, steps.leave)
+            leaving = outcome.units_to_restart = self._leaving(outcome, steps.leave)
             self._run(steps, outcome)
             if not outcome.target:
                 self._host.remove_lock()
@@ -105,6 +109,7 @@ class Namespaces:
         # They take the lock.
         self._units.start(self._units.to_start(list(outcome.target)))
         if restart and outcome.units_to_restart:
+            self.begun = outcome
             self._units.restart(outcome.units_to_restart)
             outcome.changes.extend(f"restart {unit}" for unit in outcome.units_to_restart)
             outcome.units_to_restart = []
@@ -278,8 +283,11 @@ class Namespaces:
             raise
 
     def _run_staged(self, steps: _Steps, outcome: Outcome, staged: StagedFiles) -> None:
+        if outcome.changes:
+            self.begun = outcome
         stopped = [text.unit_of(name) for name in steps.leave] + ([] if outcome.target else [text.HOST_UNIT])
-        units_before = [path for path in steps.remove if path.startswith(tuple(UNITS.values()))]
+        # As long as something is forwarded, whoever flushes the rules is followed.
+        units_before = [path for path in steps.remove if path.startswith(tuple(UNITS.values())) and not path.endswith(text.NFTABLES_DROP_IN)]
         self._folder.remove(units_before)
         self._host.read_units()
         if units_before:
@@ -289,6 +297,8 @@ class Namespaces:
         if steps.close is not None:
             self._state.close(steps.close)
         self._folder.write(outcome.files_after, steps.write, staged)
+        # Before anything is forwarded, for the same reason.
+        self._host.read_units()
         if steps.host_tables:
             self._host_tables().load(steps.host_tables)
         if steps.host_script:
@@ -351,6 +361,14 @@ def merge(before: Mapping[str, Kept], request: Request, *, base: str) -> Dict[st
     return dict(sorted({**kept, **given}.items()))
 
 
+def way_back(outcome: Outcome) -> Dict[str, Any]:
+    """What whoever puts back the namespaces of before has to know. Pure."""
+    return {
+        "namespaces_before": [item.namespace.to_dict() for item in outcome.before.values()],
+        "units_to_restart": outcome.units_to_restart,
+    }
+
+
 def result_of(outcome: Outcome) -> Dict[str, Any]:
     """What the module returns, without its diff. Pure."""
     return {
@@ -366,9 +384,8 @@ def result_of(outcome: Outcome) -> Dict[str, Any]:
             }
             for item in outcome.target.values()
         ],
-        "namespaces_before": [item.namespace.to_dict() for item in outcome.before.values()],
         "forwarding_opened": list(outcome.forwarding.opened),
-        "units_to_restart": outcome.units_to_restart,
+        **way_back(outcome),
     }
 
 

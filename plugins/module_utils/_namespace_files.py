@@ -18,7 +18,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import FAMILIES
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Namespace, parse
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import Forwarding
-from ansible_collections.portfence.egress.plugins.module_utils._staged import StagedFiles
+from ansible_collections.portfence.egress.plugins.module_utils._staged import TEMPORARY, StagedFiles
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, RUN
 
 # Where systemd looks for units: what is kept for boot, and what is gone with it.
@@ -89,6 +89,7 @@ def wanted_files(target: Mapping[str, Kept], *, families: Sequence[str], forward
         f"{base}/namespaces.json": _dump(forwarding.to_dict()),
         script: text.host_script(rules=host_rules(target, families=families, forwarding=forwarding), forwarding=forwarding),
         f"{units}/{text.HOST_UNIT}": text.host_unit(script=script, folder=base),
+        f"{units}/{text.NFTABLES_DROP_IN}": text.nftables_drop_in(script),
     }
     links = {f"{units}/{_WANTS}/{text.HOST_UNIT}": f"../{text.HOST_UNIT}"} if base == BASE else {}
     for item in target.values():
@@ -195,28 +196,33 @@ class Folder:
         links: Dict[str, str] = {}
         for base, units in UNITS.items():
             # Rules had files of their own once.
-            paths += [f"{base}/namespaces.{kind}" for kind in ("json", "nft", "sh")]
+            single = [*(f"{base}/namespaces.{kind}" for kind in ("json", "nft", "sh")), f"{units}/{text.NFTABLES_DROP_IN}"]
+            paths += [f"{path}{ending}" for path in single for ending in ("", TEMPORARY)]
             paths += [f"{base}/namespaces.d/{name}" for name in self._host.list(f"{base}/namespaces.d")]
             for name in self._host.list(units):
-                if name == text.HOST_UNIT or name.startswith("portfence-namespace@"):
+                if _is_unit(name[: -len(TEMPORARY)] if name.endswith(TEMPORARY) else name):
                     paths.append(f"{units}/{name}")
                 elif name.endswith(".d"):
                     paths.append(f"{units}/{name}/{text.DROP_IN}")
             for name in self._host.list(f"{units}/{_WANTS}"):
                 path = f"{units}/{_WANTS}/{name}"
-                if (name == text.HOST_UNIT or name.startswith("portfence-namespace@")) and os.path.islink(path):
+                if _is_unit(name) and os.path.islink(path):
                     links[path] = os.readlink(path)
         paths += [f"{RESOLVERS}/{name}/resolv.conf" for name in self._host.list(RESOLVERS)]
-        found = {path: self._host.read(path) for path in paths}
+        found = {path: self._read(path) for path in paths}
         ours = {path: content for path, content in found.items() if content is not None and _is_ours(path, content)}
         for path in ours:
             self._host.require_own(path)
         return Files(ours, links)
 
+    def _read(self, path: str) -> Optional[str]:
+        """The text of a file of ours, or of somebody else in its place. A DNS file of theirs is often a link to what another account writes."""
+        return self._host.read_others(path) if path.startswith(f"{RESOLVERS}/") else self._host.read(path)
+
     def check_owners(self, files: Files) -> None:
         """Raises HostError when a file of somebody else is where one of ours has to be."""
         for path in files.texts:
-            found = self._host.read(path)
+            found = self._read(path)
             if found is not None and not _is_ours(path, found):
                 raise HostError(f"{path} exists and was not written by this collection; rename or remove it")
 
@@ -258,6 +264,11 @@ class Folder:
             for folder in reversed(_parents(path)):
                 if folder not in UNITS.values() and not folder.endswith(_WANTS):
                     self._host.remove_directory(folder)
+
+
+def _is_unit(name: str) -> bool:
+    """Whether a unit of ours has this name. Pure. What systemd keeps of one beside it has another: its drop-ins, or units that it wants."""
+    return name == text.HOST_UNIT or _UNIT.match(name) is not None
 
 
 def _is_ours(path: str, content: str) -> bool:

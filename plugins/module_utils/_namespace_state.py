@@ -214,7 +214,8 @@ class State:
 
     def local_resolver(self) -> bool:
         """Whether names are looked up through a loopback address, where no program of a namespace finds anybody."""
-        lines = (self._host.read("/etc/resolv.conf") or "").split("\n")
+        # Usually a link to what the account of systemd-resolved writes.
+        lines = (self._host.read_others("/etc/resolv.conf") or "").split("\n")
         servers = [line.split()[1] for line in lines if line.startswith("nameserver ") and len(line.split()) > 1]
         return bool(servers) and all(server.startswith("127.") or server == "::1" for server in servers)
 

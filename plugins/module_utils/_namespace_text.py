@@ -24,6 +24,8 @@ HOST_TABLE = "portfence_namespaces"
 INNER_TABLE = "portfence"
 HOST_UNIT = "portfence-namespaces.service"
 DROP_IN = "50-portfence-namespace.conf"
+# Below a folder of units: what brings the rules of the host's side back.
+NFTABLES_DROP_IN = "nftables.service.d/portfence-namespaces.conf"
 HEADER = "# Written by the Ansible module portfence.egress.network_namespace. Changes are overwritten.\n"
 
 # Before the copy of the record in the script of the host's side.
@@ -319,10 +321,23 @@ WantedBy=sysinit.target
 
 
 def host_unit(*, script: str, folder: str) -> str:
-    """The unit of the host's side. It follows nftables.service, whose configuration usually flushes every table."""
-    more = "PartOf=nftables.service\nReloadPropagatedFrom=nftables.service\n"
+    """The unit of the host's side."""
     title = "Forwarding for the network namespaces of services"
-    return _unit(title=title, script=script, after="nftables.service portfence.service", more=more, folder=folder)
+    return _unit(title=title, script=script, after="nftables.service portfence.service", more="", folder=folder)
+
+
+def nftables_drop_in(script: str) -> str:
+    """The drop-in of nftables.service, which flushes every table when it stops, and usually when it starts or reloads: see _unit.py.
+
+    What was opened to forwarding for the namespaces is open to everybody without these rules. A failure of ours does not become one of theirs.
+    """
+    command = locked(f"exec /bin/sh {script}")
+    return f"""{HEADER}
+[Service]
+ExecStartPost=-{command}
+ExecReload=-{command}
+ExecStopPost=-{command}
+"""
 
 
 def unit_of(name: str) -> str:

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import os
-from typing import Dict, List, Mapping, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence
 
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._mounts import Place, place_of, sees
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Namespace
-from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import HOST_UNIT, resolver_text, unit_of
+from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import HOST_UNIT, resolver_path, resolver_text, unit_of
 
 
 class Units:
@@ -49,12 +50,17 @@ class Units:
         """
         found = []
         for name, namespace in namespaces.items():
-            for unit, pid in self._running(namespace.units).items():
-                joined = _network_of(pid) == inodes.get(name, 0)
-                resolver = self._host.read(f"/proc/{pid}/root/etc/resolv.conf") if namespace.dns else None
-                if not joined or (namespace.dns and resolver != resolver_text(namespace)):
+            running = self._running(namespace.units)
+            resolver = self._resolver(namespace) if running and namespace.dns else None
+            for unit, pid in running.items():
+                if _network_of(pid) != inodes.get(name, 0) or (namespace.dns and not (resolver and sees(pid, resolver))):
                     found.append(unit)
         return sorted(found)
+
+    def _resolver(self, namespace: Namespace) -> Optional[Place]:
+        """The DNS file of a namespace; None unless it is there as it has to be. Where it is replaced, who saw it goes on seeing the old one."""
+        path = resolver_path(namespace.name)
+        return place_of(path) if self._host.read(path) == resolver_text(namespace) else None
 
     def inside(self, units: Mapping[str, Sequence[str]], inodes: Mapping[str, int]) -> List[str]:
         """Those of these units that run in the namespace which they are given for.

@@ -158,7 +158,7 @@ mount:
   sample: /run/portfence/net_cls
 previous:
   description: What was there before. Its C(cgroups), given as O(cgroups) with O(purge=true), puts it back.
-  returned: success
+  returned: success, and when it failed after a change
   type: dict
   contains:
     cgroups:
@@ -170,15 +170,19 @@ previous:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.portfence.egress.plugins.module_utils._classid_host import converge
-from ansible_collections.portfence.egress.plugins.module_utils._module import leave, run_module
+from ansible_collections.portfence.egress.plugins.module_utils._classid_host import HalfDone, converge
+from ansible_collections.portfence.egress.plugins.module_utils._module import fail, leave, run_module
 from ansible_collections.portfence.egress.plugins.module_utils._store import host_of_root
 
 
 def run(module: AnsibleModule) -> None:
     """Do what the parameters say, and leave through exit_json. Raises PortFenceError."""
     host = host_of_root()
-    result, warnings = converge(host, module.params, check_mode=module.check_mode, diff=module._diff)
+    try:
+        result, warnings = converge(host, module.params, check_mode=module.check_mode, diff=module._diff)
+    except HalfDone as error:
+        # Whoever puts things back has to know that something is not as it was, and what was before.
+        fail(module, msg=str(error), changed=True, previous=error.previous)
     for warning in warnings:
         module.warn(warning)
     leave(module, **result)

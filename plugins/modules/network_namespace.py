@@ -201,7 +201,7 @@ namespaces:
       sample: {"ipv4": "198.19.134.160", "ipv6": "fd70:6f72:7466::c350:0"}
 namespaces_before:
   description: The namespaces before, as O(namespaces) takes them. With O(purge=true) this puts them back.
-  returned: success
+  returned: success, and when it failed after a change
   type: list
   elements: dict
 forwarding_opened:
@@ -211,16 +211,26 @@ forwarding_opened:
   elements: str
   sample: [ipv4, ipv6]
 units_to_restart:
-  description: Running units that are in another network namespace than they should be, or see another DNS file.
-  returned: success
+  description:
+    - Running units that are in another network namespace than they should be, or see another DNS file.
+    - Where the module failed, those among them that could not be restarted do not run any more.
+  returned: success, and when it failed after a change
   type: list
   elements: str
   sample: [myapp.service]
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.portfence.egress.plugins.module_utils._module import leave, run_module
-from ansible_collections.portfence.egress.plugins.module_utils._namespace_apply import Namespaces, Outcome, diff_of, is_untouched, result_of
+from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
+from ansible_collections.portfence.egress.plugins.module_utils._module import fail, leave, run_module
+from ansible_collections.portfence.egress.plugins.module_utils._namespace_apply import (
+    Namespaces,
+    Outcome,
+    diff_of,
+    is_untouched,
+    result_of,
+    way_back,
+)
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import parse_request
 from ansible_collections.portfence.egress.plugins.module_utils._store import host_of_root
 
@@ -231,12 +241,19 @@ def run(module: AnsibleModule) -> None:
     request = parse_request(module.params)
     if not request.wanted and is_untouched(host):
         leave(module, **result_of(Outcome(changes=host.read_units(check_mode=module.check_mode))))
-    outcome = Namespaces(host).apply(
-        request,
-        persist=module.params["persist"],
-        restart=module.params["restart_units"],
-        check_mode=module.check_mode,
-    )
+    namespaces = Namespaces(host)
+    try:
+        outcome = namespaces.apply(
+            request,
+            persist=module.params["persist"],
+            restart=module.params["restart_units"],
+            check_mode=module.check_mode,
+        )
+    except PortFenceError as error:
+        if namespaces.begun is None:
+            raise
+        # Whoever puts things back has to know that something is not as it was, and what was before.
+        fail(module, msg=str(error), changed=True, **way_back(namespaces.begun))
     for warning in outcome.warnings:
         module.warn(warning)
     result = result_of(outcome)

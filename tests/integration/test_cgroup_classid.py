@@ -384,3 +384,18 @@ def test_nothing_is_left_of_a_task_that_failed(lab: Lab) -> None:
     task(lab, cgroups=[APP])
     lab.run(["sh", "-c", "mkdir /run/empty; printf '#!/bin/sh\nexit 1\n' >/run/mkdir; chmod +x /run/mkdir; mount --bind /run/mkdir /usr/bin/mkdir"])
     assert "can't make" in refusal(lab, cgroups=[{**APP, "classid": "0x100005"}, OTHER])
+
+
+def test_a_unit_that_does_not_start_is_told_with_what_was_before(lab: Lab) -> None:
+    """By then, the cgroups are made."""
+    task(lab, cgroups=[APP])
+    lab.run(["mkdir", "-p", "/run/systemd/system"])
+    script = "#!/bin/sh\ncase $1 in is-active | start) exit 1 ;; esac\n"
+    lab.run(["sh", "-c", "cat >/usr/local/sbin/systemctl && chmod 755 /usr/local/sbin/systemctl"], data=script)
+    result = lab.module("cgroup_classid", cgroups=[OTHER])
+    assert result["failed"] and "systemctl start portfence-classid.service" in result["msg"]
+    assert result["changed"] and [item["name"] for item in result["previous"]["cgroups"]] == [APP["name"]]
+    lab.run(["rm", "/usr/local/sbin/systemctl"])
+    lab.run(["rmdir", "/run/systemd/system"])
+    task(lab, **result["previous"], purge=True)
+    assert not lab.module("cgroup_classid", cgroups=[APP])["changed"]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List
 
@@ -150,6 +151,20 @@ def test_host_does_not_become_a_router(lab: Lab, first: str) -> None:
     assert count(lab, "refused") > 0
     assert connect(lab, "tcp", 4).port in RANGE
     assert connect(lab, "tcp", 6).port in RANGE
+
+
+@pytest.mark.parametrize("moment", ["ExecStartPost", "ExecReload", "ExecStopPost"])
+def test_host_stays_no_router_when_nftables_service_flushes(lab: Lab, moment: str) -> None:
+    """What its drop-in says is run as it stands there; in Molecule, systemd does."""
+    third_host(lab)
+    namespaces(lab, MYAPP)
+    lab.nft("flush ruleset")
+    assert through(lab) == [True, True], "what is open without the rules"
+    lines = lab.run(["cat", "/etc/systemd/system/nftables.service.d/portfence-namespaces.conf"]).out.splitlines()
+    lab.run(shlex.split(next(line for line in lines if line.startswith(f"{moment}=-")).partition("=-")[2]))
+    assert through(lab) == [False, False]
+    assert connect(lab, "tcp", 4).port in RANGE
+    assert not namespaces(lab, MYAPP)["changed"]
 
 
 def test_router_stays_one(lab: Lab) -> None:

@@ -130,6 +130,11 @@ DAMAGE = [
     "rm -r /etc/portfence",
     "rm '/etc/systemd/system/sysinit.target.wants/portfence-namespace@myapp.service'",
     "touch /etc/portfence/namespaces.d/gone.sh",
+    "touch /etc/portfence/namespaces.sh.portfence-new; cd /etc/systemd/system; cp portfence-namespaces.service portfence-namespaces.service.portfence-new",
+    "cd /etc/systemd/system/nftables.service.d; cp portfence-namespaces.conf portfence-namespaces.conf.portfence-new",
+    "cd /etc/systemd/system; cp portfence-namespace@myapp.service portfence-namespace@gone.service.portfence-new",
+    # Before there was a drop-in.
+    "cd /etc/systemd/system; rm -r nftables.service.d; sed -i '/^Wants=/a PartOf=nftables.service' portfence-namespaces.service",
 ]
 
 
@@ -146,6 +151,21 @@ def test_drift_is_mended(lab: Lab, damage: str) -> None:
     assert not namespaces(lab, WITH_ALL)["changed"]
     for protocol, family in WAYS:
         assert connect(lab, protocol, family).port in RANGE
+
+
+def test_what_systemctl_edit_writes_stays(lab: Lab) -> None:
+    """It makes folders, whose names begin as those of our units do."""
+    units = ["portfence-namespace@myapp.service", "portfence-namespace@web.service", "portfence-namespaces.service"]
+    folders = [f"/etc/systemd/system/{unit}.{kind}" for unit in units for kind in ("d", "wants", "requires")]
+    lab.run(["mkdir", "-p", *folders])
+    for folder in folders:
+        lab.run(["tee", f"{folder}/override.conf"], data="[Unit]\nDescription=Theirs\n")
+    start = state(lab)
+    assert namespaces(lab, WITH_ALL)["changed"]
+    assert not namespaces(lab, WITH_ALL)["changed"]
+    assert namespaces(lab, state="absent", purge=True)["changed"]
+    assert not namespaces(lab, state="absent", purge=True)["changed"]
+    assert state(lab) == start
 
 
 FILES = "/etc/portfence /etc/netns /etc/systemd/system/*portfence* /etc/systemd/system/*/*portfence*"

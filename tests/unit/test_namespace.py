@@ -249,6 +249,7 @@ def test_paths() -> None:
         "/etc/portfence/namespaces.sh",
         "/etc/systemd/system/a.service.d/50-portfence-namespace.conf",
         "/etc/systemd/system/b.socket.d/50-portfence-namespace.conf",
+        "/etc/systemd/system/nftables.service.d/portfence-namespaces.conf",
         "/etc/systemd/system/portfence-namespace@myapp.service",
         "/etc/systemd/system/portfence-namespaces.service",
     ]
