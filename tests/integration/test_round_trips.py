@@ -67,9 +67,11 @@ def test_parts_that_few_services_need_are_asked_only_where_they_are(control: Con
 
 
 def test_cgroups_take_steps_only_where_they_change() -> None:
-    first = {"svc0": {"source_ports": "30000-30019", "classid": "0x100001"}, "svc1": {"source_ports": "30020-30039", "classid": "0x100002"}}
-    other = {**first, "svc1": {"source_ports": "30020-30039", "classid": "0x100003"}}
-    fewer = {**other, "svc0": {"source_ports": "30000-30019"}}
+    # One of them has an account.
+    plain = policy(3)
+    first = {**plain, "svc0": {**plain["svc0"], "classid": "0x100001"}, "svc1": {**plain["svc1"], "classid": "0x100002"}}
+    other = {**first, "svc1": {**plain["svc1"], "classid": "0x100003"}}
+    fewer = {**other, "svc0": plain["svc0"]}
     with NetClsLab() as lab:
         control = counted(lab)
         assert round_trips(control, "site", services=first) == SITE + 1
@@ -78,8 +80,8 @@ def test_cgroups_take_steps_only_where_they_change() -> None:
         assert round_trips(control, "site", services=other) == SITE + 3
         assert round_trips(control, "site", services=other) == UNCHANGED + 1
         assert round_trips(control, "site", services=fewer) == SITE + 2, "what goes, goes when the fence is proven"
-        assert round_trips(control, "site", services=policy(2)) == SITE + 1, "what is left is taken away"
-        assert round_trips(control, "site", services=policy(2)) == UNCHANGED
+        assert round_trips(control, "site", services=plain) == SITE + 1, "what is left is taken away"
+        assert round_trips(control, "site", services=plain) == UNCHANGED
 
 
 def test_other_playbooks_too(control: Control) -> None:
