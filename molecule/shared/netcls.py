@@ -13,6 +13,8 @@ from testinfra.host import Host
 INSIDE = range(20000, 22000)
 CGROUP = "/run/portfence/net_cls/portfence/legacy"
 UNITS = ["legacy.service", "legacy-worker@a.service", "legacy-worker@b.service", "legacy-root.service"]
+# systemd-escape(1) writes "-" so. It answers no questions.
+ESCAPED = r"legacy\x2descaped@a.service"
 BYSTANDER = "bystander.service"
 QUESTIONS = {"main", "nc", "curl", "tcp4", "tcp6", "udp4", "udp6"}
 
@@ -44,7 +46,7 @@ def answers(host: Host, unit: str, path: str) -> dict[str, int | None]:
 
 def processes(host: Host, unit: str) -> set[int]:
     """Return the processes of a unit, as systemd has them."""
-    group = host.check_output(f"systemctl show --property=ControlGroup --value {unit}")
+    group = host.check_output("systemctl show --property=ControlGroup --value %s", unit)
     return {int(pid) for pid in host.check_output("cat %s", f"/sys/fs/cgroup{group}/cgroup.procs").split()}
 
 

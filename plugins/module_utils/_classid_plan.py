@@ -183,7 +183,7 @@ def merge(before: Mapping[str, Cgroup], wanted: Sequence[Wanted], *, purge: bool
             )
         for unit in item.units:
             for rival, owner in units.items():
-                if owner != name and _overlap(unit, rival):
+                if owner != name and overlap(unit, rival):
                     problems.append(Problem(f"{where}.units", f"{unit} can't be in {name} because {rival} is in {owner}; take it out of one of them"))
             units[unit] = name
     pids: Dict[int, str] = {}
@@ -197,7 +197,7 @@ def merge(before: Mapping[str, Cgroup], wanted: Sequence[Wanted], *, purge: bool
     return after, problems
 
 
-def _overlap(unit: str, other: str) -> bool:
+def overlap(unit: str, other: str) -> bool:
     """Whether two names mean the same unit: one is the other's template."""
     names = {unit, other}
     return len(names) == 1 or any(re.sub(r"@.*\.service\Z", "@.service", name) in names - {name} for name in names)

@@ -60,8 +60,8 @@ def _session_problems(host: Host) -> Tuple[str, ...]:
 def _instances(host: Host, unit: str) -> List[str]:
     if "@." not in unit:
         return []
-    # Running or not, but known to systemd; a backslash would be read as part of the pattern.
-    pattern = unit.replace("\\", "\\\\").replace("@.", "@*.")
+    # Running or not, but known to systemd, which takes a backslash in a pattern for itself (FNM_NOESCAPE in strv_fnmatch()).
+    pattern = unit.replace("@.", "@*.")
     listed = host.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "--full", pattern]).out
     return [line.split()[0] for line in listed.split("\n") if line.strip()]
 

@@ -272,7 +272,7 @@ def _concerned(services: Sequence[ServiceRules], names: Collection[str]) -> List
 
 def _rank(rules: ServiceRules) -> int:
     """Class, user and group decide in this order."""
-    return 0 if rules.classid is not None else 1 if rules.uids else 2
+    return 0 if rules.classids else 1 if rules.uids else 2
 
 
 def _dispatch(chains: Chains, services: Sequence[ServiceRules], rules_of: Callable[[Sequence[ServiceRules]], List[str]]) -> None:
@@ -309,7 +309,7 @@ def _owners(
 
 def _matches(rules: ServiceRules, rank: int) -> List[str]:
     if rank == 0:
-        return [] if rules.classid is None else [f"-m cgroup --cgroup {rules.classid}"]
+        return [f"-m cgroup --cgroup {classid}" for classid in rules.classids]
     ids, key = ((rules.uids, "uid"), (rules.gids, "gid"))[rank - 1]
     return [f"-m owner --{key}-owner {number}" for number in ids]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-from typing import Dict, Optional
+from functools import lru_cache
+from typing import Callable, Dict, Optional
 
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup
@@ -32,6 +33,25 @@ def find_gid(name: str) -> Optional[int]:
         return None
 
 
+def classids_of(host: Host) -> Callable[[str], Optional[int]]:
+    """A function that gives the class which the cgroup of a name has at every boot, or None. What can't be read makes no cgroup.
+
+    It reads the record when it is asked first.
+    """
+
+    @lru_cache(maxsize=None)
+    def read() -> Dict[str, int]:
+        from ansible_collections.portfence.egress.plugins.module_utils import _classid_files  # few services need it
+
+        try:
+            record = _classid_files.parse_record(host.read_own(_classid_files.RECORD) or "")
+        except ValueError:
+            return {}
+        return {name: item.classid for name, item in record.items()}
+
+    return lambda name: read().get(name)
+
+
 def admin_uids(host: Host) -> Dict[int, str]:
     """UIDs that must not be fenced by mistake: root, and who came in to become root (sudo(8), proc(5): loginuid)."""
     found = {0: "root"}
@@ -52,4 +72,6 @@ def operator(host: Host) -> str:
 
 def lookup_on(host: Host) -> Lookup:
     """How names are found on this machine."""
-    return Lookup(uid=find_uid, gid=find_gid, slice_of=lambda unit: find_slice(host, unit))
+    return Lookup(
+        uid=find_uid, gid=find_gid, slice_of=lambda unit: find_slice(host, unit), classid_of=classids_of(host)
+    )

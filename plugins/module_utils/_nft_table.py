@@ -115,7 +115,7 @@ def concerned(services: Sequence[ServiceRules], names: Collection[str]) -> List[
 
 def _rank(rules: ServiceRules) -> int:
     """Unit, class, user and group decide in this order. -1 for a service that owns no socket of this host."""
-    given = (rules.units, rules.classid is not None, rules.uids, rules.gids)
+    given = (rules.units, rules.classids, rules.uids, rules.gids)
     return next((index for index, selector in enumerate(given) if selector), -1)
 
 
@@ -171,9 +171,10 @@ def _by_class(services: Sequence[ServiceRules], way: Dispatch) -> List[str]:
     lines = []
     for protocol in PROTOCOLS:
         elements = [
-            f"{rules.classid:#x} : {way.verdict(rules)}"
+            f"{classid:#x} : {way.verdict(rules)}"
             for rules in services
-            if rules.classid is not None and protocol in way.of(rules)
+            for classid in rules.classids
+            if protocol in way.of(rules)
         ]
         if elements:
             lines.append(f"meta l4proto {protocol} meta cgroup vmap {{ {', '.join(elements)} }}")

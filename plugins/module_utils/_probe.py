@@ -196,7 +196,7 @@ class Law:
         ranges = ((part.low, part.high, rules) for rules in ruleset.services for part in rules.ports)
         self._ranges = sorted(ranges, key=lambda item: item[0])
         self._lows = [low for low, _high, _rules in self._ranges]
-        self._by_place = [rules for rules in ruleset.services if rules.units or rules.classid is not None]
+        self._by_place = [rules for rules in ruleset.services if rules.units or rules.classids]
         self._by_name = {rules.name: rules for rules in ruleset.services}
 
     def service(self, name: str) -> ServiceRules:

@@ -18,21 +18,26 @@ FIRST_PLANNED_UID = HIGHEST_ID - 1
 
 @dataclass(frozen=True)
 class Resolved:
-    """A service with the ids of its owners, and the places of its units."""
+    """A service with the ids of its owners, and the places of its units.
+
+    :ivar classids: its class, and the one that its cgroup still has.
+    """
 
     service: Service
     uids: Tuple[int, ...]
     gids: Tuple[int, ...]
     units: Tuple[UnitCgroup, ...] = ()
+    classids: Tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """How names are found: functions that give an id, or the slice of a unit; None for a name that does not exist."""
+    """How names are found: functions that give an id, the slice of a unit, or the class of a cgroup; None for a name that does not exist."""
 
     uid: Callable[[str], Optional[int]]
     gid: Callable[[str], Optional[int]]
     slice_of: Callable[[str], Optional[str]] = default_slice
+    classid_of: Callable[[str], Optional[int]] = lambda _name: None
 
 
 def resolve(
@@ -52,6 +57,7 @@ def resolve(
     problems: List[Problem] = []
     resolved: List[Resolved] = []
     owners: Dict[Tuple[str, int], str] = {}
+    classids = {item.service.classid for item in declared}
     planned = {name: FIRST_PLANNED_UID - index for index, name in enumerate(sorted(planned_accounts))}
     for item in declared:
         ids: Dict[str, List[int]] = {"user": [], "group": []}
@@ -80,8 +86,23 @@ def resolve(
         if not item.service.allow_admin:
             problems.extend(_admins(item, ids, admin_uids))
         units = _locate(item, lookup, problems)
-        resolved.append(Resolved(item.service, tuple(sorted(set(ids["user"]))), tuple(sorted(set(ids["group"]))), units))
+        resolved.append(
+            Resolved(
+                item.service, tuple(sorted(set(ids["user"]))), tuple(sorted(set(ids["group"]))), units, _classids(item.service, lookup, classids)
+            )
+        )
     return tuple(resolved), problems
+
+
+def _classids(service: Service, lookup: Lookup, classids: Collection[Optional[int]]) -> Tuple[int, ...]:
+    """The class of a service, and the one that the host still gives its processes: until its cgroup has the new one, both are its own.
+
+    :param classids: those of all services; what one of them is to have is no other's any more.
+    """
+    if service.classid is None:
+        return ()
+    before = lookup.classid_of(service.name)
+    return (service.classid,) if before is None or before in classids else (service.classid, before)
 
 
 def _locate(item: Declared, lookup: Lookup, problems: List[Problem]) -> Tuple[UnitCgroup, ...]:

@@ -44,7 +44,7 @@ class ServiceRules:
     loopback: bool
     log: Log
     allow_admin: bool = False
-    classid: Optional[int] = None
+    classids: Tuple[int, ...] = ()
     units: Tuple[UnitCgroup, ...] = ()
     addresses: Tuple[str, ...] = ()
     interface: Optional[str] = None
@@ -147,7 +147,7 @@ def _in_unit(packet: Packet, rules: ServiceRules) -> bool:
 
 
 def _in_class(packet: Packet, rules: ServiceRules) -> bool:
-    return packet.classid is not None and packet.classid == rules.classid
+    return packet.classid in rules.classids
 
 
 def _of_user(packet: Packet, rules: ServiceRules) -> bool:
@@ -193,7 +193,7 @@ def build(resolved: Sequence[Resolved]) -> Ruleset:
                 loopback=item.service.loopback,
                 log=item.service.log,
                 allow_admin=item.service.allow_admin,
-                classid=item.service.classid,
+                classids=item.classids,
                 units=item.units,
                 **origin(item.service),
                 masquerade=item.service.masquerade,

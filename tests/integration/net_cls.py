@@ -83,9 +83,9 @@ done 2>/dev/null
 class NetClsLab(Lab):
     """A lab that sees a hierarchy of net_cls as after a boot, whatever the machine and other labs do with it."""
 
-    def __init__(self, *, wanted: str = "net_cls") -> None:
-        """:param wanted: the controllers of the hierarchy, unless somebody on the machine has it already."""
-        super().__init__()
+    def __init__(self, *, wanted: str = "net_cls", capture: bool = True) -> None:
+        """:param wanted: the controllers of the hierarchy, unless somebody on the machine has it already. :param capture: as for any lab."""
+        super().__init__(capture=capture)
         self._wanted = wanted
         self._holder: Optional[subprocess.Popen[str]] = None
 

@@ -22,8 +22,8 @@ from typing import Tuple
 PEER = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8:0:1::1"}
 # Ports that no policy of the test allows.
 OUTSIDE = range(40000, 45000)
-# A port whose last connection to the peer is not over yet can't be used again.
-_NO = (errno.EPERM, errno.ECONNREFUSED, errno.EADDRNOTAVAIL)
+# A port whose last connection to the peer is not over yet can't be used again, nor one that the kernel has given to somebody meanwhile.
+_NO = (errno.EPERM, errno.ECONNREFUSED, errno.EADDRNOTAVAIL, errno.EADDRINUSE)
 
 
 def apply(count: int, backend: str) -> None:

@@ -37,7 +37,7 @@ class Control:
         return self.run("ansible-playbook", "-i", INVENTORY, playbook, *options)
 
     def run(self, program: str, *options: str, home: str = "") -> Result:
-        """Run a program of Ansible, from the root directory; it ends as it ends.
+        """Run a program of Ansible, from the root directory; it ends as it ends. Its PID in the lab is in /run/playbook.pid.
 
         :param home: the directory for what Ansible keeps, when it is not that of the account.
         """
@@ -49,7 +49,7 @@ class Control:
             "PATH": f"{folder}:/usr/sbin:/usr/bin:/sbin:/bin",
             **({"ANSIBLE_HOME": home} if home else {}),
         }
-        command = ["sh", "-c", 'cd / && exec "$@"', "sh", os.path.join(folder, program), *options]
+        command = ["sh", "-c", 'echo $$ >/run/playbook.pid; cd / && exec "$@"', "sh", os.path.join(folder, program), *options]
         result = self.lab.run(command, check=False, env=environment, timeout=300)
         assert "Traceback" not in result.out + result.err
         return result

@@ -10,6 +10,7 @@ from typing import Any, Dict
 
 import pytest
 from lab import Lab
+from net_cls import NetClsLab
 from test_playbooks import Control
 
 COUNTING = "/usr/local/bin/counting-python"
@@ -23,6 +24,10 @@ UNCHANGED = 5
 
 @pytest.fixture(name="control")
 def fixture_control(lab: Lab) -> Control:
+    return counted(lab)
+
+
+def counted(lab: Lab) -> Control:
     """Every module runs in an interpreter that leaves a line for each start."""
     lab.run(["sh", "-c", f"cat > {COUNTING} && chmod 755 {COUNTING}"], data=f'#!/bin/sh\necho >> {CALLS}\nexec {sys.executable} "$@"\n')
     return Control(lab)
@@ -59,6 +64,24 @@ def test_parts_that_few_services_need_are_asked_only_where_they_are(control: Con
     assert round_trips(control, "site", services=policy(2)) == SITE + 1, "what is left is taken away"
     assert control.lab.run(["ls", "/run/netns"]).out == ""
     assert round_trips(control, "site", services=policy(2)) == UNCHANGED
+
+
+def test_cgroups_take_steps_only_where_they_change() -> None:
+    # One of them has an account.
+    plain = policy(3)
+    first = {**plain, "svc0": {**plain["svc0"], "classid": "0x100001"}, "svc1": {**plain["svc1"], "classid": "0x100002"}}
+    other = {**first, "svc1": {**plain["svc1"], "classid": "0x100003"}}
+    fewer = {**other, "svc0": plain["svc0"]}
+    with NetClsLab() as lab:
+        control = counted(lab)
+        assert round_trips(control, "site", services=first) == SITE + 1
+        assert round_trips(control, "site", services=first) == UNCHANGED + 1
+        # The cgroup gets the class after the fence knows it, and the fence forgets the one of before.
+        assert round_trips(control, "site", services=other) == SITE + 3
+        assert round_trips(control, "site", services=other) == UNCHANGED + 1
+        assert round_trips(control, "site", services=fewer) == SITE + 2, "what goes, goes when the fence is proven"
+        assert round_trips(control, "site", services=plain) == SITE + 1, "what is left is taken away"
+        assert round_trips(control, "site", services=plain) == UNCHANGED
 
 
 def test_other_playbooks_too(control: Control) -> None:

@@ -21,6 +21,7 @@ from no_gap import OUTSIDE
 
 PROGRAM = Path(__file__).with_name("no_gap.py")
 STOP = "/run/stop"
+PID = "/run/press.pid"
 # Ports that the kernel gives sessions, for address translation to replace.
 CHOSEN = range(45000, 50000)
 # Counts at the peer what must not arrive there: the fenced account's from its ports outside, and its openings in both families.
@@ -46,12 +47,16 @@ def watched(rules: str, *, uid: int, kind: Type[Lab] = Lab) -> Iterator[Lab]:
         yield lab
 
 
-def start(lab: Lab, pool: ThreadPoolExecutor, *, uid: int, ports: range = OUTSIDE) -> "Future[Dict[str, int]]":
-    """Let an account try these ports until there is a file STOP."""
-    lab.run(["sh", "-c", "cat >/run/no_gap.py && chmod 644 /run/no_gap.py"], data=PROGRAM.read_text(encoding="utf-8"))
-    lab.run(["rm", "-f", STOP])
+def start(lab: Lab, pool: ThreadPoolExecutor, *, uid: int, ports: range = OUTSIDE, cgroup: str = "") -> "Future[Dict[str, int]]":
+    """Let an account try these ports until there is a file STOP. Its PID in the lab is in the file PID.
 
-    become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"]
+    :param cgroup: the folder of a cgroup that it is put into first.
+    """
+    lab.run(["sh", "-c", "cat >/run/no_gap.py && chmod 644 /run/no_gap.py"], data=PROGRAM.read_text(encoding="utf-8"))
+    lab.run(["rm", "-f", STOP, PID])
+
+    enter = ["sh", "-c", f'[ -z "$1" ] || echo $$ >"$1/cgroup.procs" || exit; echo $$ >{PID}; shift; exec "$@"', "sh", cgroup]
+    become = [*enter, "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"]
     bounds = [str(ports.start), str(ports.stop - 1)]
     run = lab.inside if isinstance(lab, BpfLab) else lab.run
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.portfence.egress.plugins.filter.assignments import assignments
+from ansible_collections.portfence.egress.plugins.filter.cgroup_steps import cgroup_steps
 from ansible_collections.portfence.egress.plugins.filter.cgroups import cgroups
 from ansible_collections.portfence.egress.plugins.filter.namespaces import namespaces
 from ansible_collections.portfence.egress.plugins.filter.present import present
@@ -19,7 +20,14 @@ from ansible_collections.portfence.egress.plugins.filter.reserved_ports import r
 from ansible_collections.portfence.egress.plugins.filter.service_accounts import service_accounts
 from ansible_collections.portfence.egress.plugins.filter.services import services
 
-FILTERS = {"assignments": assignments, "cgroups": cgroups, "present": present, "reserved_ports": reserved_ports, "service_accounts": service_accounts}
+FILTERS = {
+    "assignments": assignments,
+    "cgroup_steps": cgroup_steps,
+    "cgroups": cgroups,
+    "present": present,
+    "reserved_ports": reserved_ports,
+    "service_accounts": service_accounts,
+}
 
 
 def policy(**variables: Dict[str, Any]) -> Any:

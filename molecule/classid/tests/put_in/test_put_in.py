@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import pytest
-from netcls import BYSTANDER, CGROUP, INSIDE, QUESTIONS, UNITS, members, processes, seen
+from netcls import BYSTANDER, CGROUP, ESCAPED, INSIDE, QUESTIONS, UNITS, members, processes, seen
 from testinfra.host import Host
 
 
@@ -17,9 +17,10 @@ def test_every_program_of_a_service_is_recognised(host: Host, unit: str) -> None
     assert {question for question in QUESTIONS if ports[question] in INSIDE} == QUESTIONS, ports
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [*UNITS, ESCAPED])
 def test_every_process_of_a_service_is_in(host: Host, unit: str) -> None:
     """Whatever runs in the unit is in the cgroup. What ends while we look is in neither list the second time."""
+    assert processes(host, unit)
     outside = processes(host, unit) - members(host)
     assert not outside & processes(host, unit)
 
