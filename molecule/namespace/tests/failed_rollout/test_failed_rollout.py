@@ -2,7 +2,7 @@
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Two rollouts failed, the second one after it had restarted the client into its namespace."""
+"""Three rollouts failed, the second one after it had restarted the client into its namespace, the last one because that did not start there."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ def test_client_is_back_on_the_host(host: Host) -> None:
         assert "table inet portfence exists and was not written by this collection" in " ".join(said(run).split())
     assert host.check_output("pgrep --oldest --full session.py") != host.check_output("cat /run/client-before")
     assert "that they come into their network namespace of before" not in " ".join(said("failed_restart").split())
+
+
+def test_client_that_did_not_start_in_the_namespace_runs(host: Host) -> None:
+    """It was stopped for that, and is started where it was before."""
+    assert "client.service" in " ".join(said("failed_start").split())
+    assert host.service("client.service").is_running
+    assert host.check_output("pgrep --oldest --full session.py") != host.check_output("cat /run/client-before-start")
 
 
 def test_nothing_is_left(host: Host) -> None:

@@ -32,3 +32,11 @@ def test_new_connections_have_the_new_ports(host: Host) -> None:
     """Whatever starts from now on is in the new range."""
     output = host.check_output("ip netns exec myapp /usr/bin/python3 /usr/local/lib/test-host/connect.py tcp 203.0.113.2 9000")
     assert int(output.split()[1].strip(",")) in range(51000, 51500)
+
+
+def test_a_running_unit_sees_the_dns_file_of_its_start(host: Host) -> None:
+    """The file was replaced under the mount that systemd made, so that the unit has to be restarted; it had not before that."""
+    assert host.check_output("cat /run/restart-for-range") == ""
+    assert host.check_output("cat /run/restart-for-dns") == "client.service"
+    pid = host.check_output("cat /run/client-pid")
+    assert "192.0.2.2" not in host.check_output(f"nsenter --target {pid} --mount cat /etc/resolv.conf")
