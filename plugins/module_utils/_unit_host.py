@@ -95,7 +95,8 @@ class UnitsOfHost:
         gone = tuple(path for path in present if path not in wanted)
         texts = {path: self._host.read_own(path) for path in wanted}
         changes.extend(f"remove {path}" for path in gone)
-        changes.extend(f"write {path}" for path in sorted(wanted) if texts[path] != wanted[path])
+        begun = {path for path in wanted if os.path.lexists(path + TEMPORARY)}
+        changes.extend(f"write {path}" for path in sorted(wanted) if texts[path] != wanted[path] or path in begun)
         start = tuple(name for name in slices_of(members) if not self._is_active(name)) if self._host.runs_systemd() else ()
         changes.extend(f"start {name}" for name in start)
         if os.path.lexists(LOADING):
@@ -105,7 +106,8 @@ class UnitsOfHost:
             # The old fence needs those of before at boot, the new one its own.
             early[BEFORE_FENCE] = before_fence_text(sorted({*slices_before_fence(texts[BEFORE_FENCE] or ""), *slices_of(members)}))
         # Its drop-in has a unit run the script.
-        before = tuple((path, early[path]) for path in sorted(early, key=lambda path: (path != SCRIPT, path)) if texts[path] != early[path])
+        in_order = sorted(early, key=lambda path: (path != SCRIPT, path))
+        before = tuple((path, early[path]) for path in in_order if texts[path] != early[path] or path in begun)
         after = tuple((path, text) for path, text in wanted.items() if early[path] != text)
         return UnitSteps(before, start, after, gone, concerned=bool(wanted or present or os.path.lexists(LOADING)))
 
