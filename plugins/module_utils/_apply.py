@@ -4,7 +4,8 @@
 """The only writer of firewall state: plan the fence of this host, load it, keep it for boot, take it away.
 
 Order of the effects: everything that can be refused is tried first (directories, the text in a throwaway
-namespace, the staged file), then the kernel changes in one transaction, then the file for boot is put in place.
+namespace, the staged file), then the kernel changes in one transaction, then the file for boot is put in place. What units need to tell
+either fence about their cgroups is there from before the first of these until after the last one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import Ho
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._launcher_host import PATH as LAUNCHER_PATH
 from ansible_collections.portfence.egress.plugins.module_utils._launcher_host import Launcher
-from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
 from ansible_collections.portfence.egress.plugins.module_utils._policy import conflicts
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup, Resolved, resolve
@@ -99,7 +99,6 @@ class _Steps:
     remove_boot_files: List[str] = field(default_factory=list)
     remove_files: bool = False
     counters_restart: bool = False
-    members: Tuple[Member, ...] = ()
     units: UnitSteps = field(default_factory=UnitSteps)
     bpf: BpfPlan = field(default_factory=BpfPlan)
 
@@ -168,10 +167,11 @@ class FenceOfHost:
             read = self._host.read_units()
             outcome, steps = self._plan(request, diff=diff)
             outcome.changes[:0] = read
+            if steps.units.before or steps.units.start:
+                self._units.prepare(steps.units)
+                # A unit that started before its drop-in was there has not joined; its cgroup is found now.
+                _outcome, steps = self._plan(request, diff=False)
             self._run(outcome, steps)
-            if steps.members and steps.units.after:
-                # A unit that started before its drop-in was there has not joined.
-                self._run(*self._plan(request, diff=False))
         outcome.warnings.extend(unreserved(outcome.services, automatic_ports(self._host)))
         if steps.install_unit:
             self._unit.start()
@@ -266,7 +266,6 @@ class FenceOfHost:
                     " fenced any more once it starts again"
                 )
             return steps
-        steps.members = plan.members
         steps.units = self._units.plan(plan.members, [item.service for item in target.values()], outcome.changes)
         text = outcome.fence = fence_text(plan.text, plan.members)
         if self._host.read_own(self._backend.boot.file) != text:
@@ -336,15 +335,17 @@ class FenceOfHost:
         if not steps.bpf.assignments:
             self._bpf.run(steps.bpf)
         if steps.remove_files:
-            # The unit goes first: from then on a boot gives no fence, until then the whole old one.
+            # The unit goes first: from then on a boot gives no fence, and its drop-ins have nothing to do; until then the whole old one.
             self._unit.remove()
+            self._units.finish(steps.units)
         persisting = steps.fence_file is not None or steps.write or steps.forget or steps.remember_by is not None
         if persisting:
             self._store.prepare()
         staged = None if steps.fence_file is None else self._host.stage(self._backend.boot.file, steps.fence_file)
         try:
-            self._units.prepare(steps.units)
             if steps.load is not None:
+                if staged is not None:
+                    self._units.loading(steps.units)
                 self._backend.load(steps.load)
                 self.loaded = self.loaded or outcome
             if staged is not None:
@@ -353,6 +354,8 @@ class FenceOfHost:
             if staged is not None:
                 staged.discard()
             raise
+        if steps.units.concerned:
+            self._units.loaded()
         if steps.remember_by is not None:
             self._store.remember(outcome.services_before, backend=outcome.backend_before, by=steps.remember_by)
         if steps.bpf.assignments:
@@ -364,7 +367,6 @@ class FenceOfHost:
             self._store.remove(name)
         if steps.forget:
             forget_services(self._host, steps.forget)
-        self._units.finish(steps.units)
         if steps.counters_restart:
             self._store.forget_probes()
         if steps.install_unit:
@@ -376,6 +378,8 @@ class FenceOfHost:
             self.loaded = self.loaded or outcome
         for path in steps.remove_boot_files:
             self._host.remove(path)
+        if not steps.remove_files:
+            self._units.finish(steps.units)
         if steps.plan is not None:
             self._backend.remember(steps.plan)
         if steps.remove_files:

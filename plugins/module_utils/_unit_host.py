@@ -15,14 +15,20 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import Ho
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
 from ansible_collections.portfence.egress.plugins.module_utils._service import Service
+from ansible_collections.portfence.egress.plugins.module_utils._staged import TEMPORARY
 from ansible_collections.portfence.egress.plugins.module_utils._store import FENCE_FILE
+from ansible_collections.portfence.egress.plugins.module_utils._unit import FENCE
 from ansible_collections.portfence.egress.plugins.module_utils._unit_members import (
+    BEFORE_FENCE,
     CGROUPS,
     DROP_IN,
+    LOADING,
     OLD_LIST,
     SCRIPT,
+    before_fence_text,
     drop_ins,
     script_text,
+    slices_before_fence,
     slices_of,
     socket_bind,
 )
@@ -61,16 +67,17 @@ def find_cgroups(host: Host, members: Sequence[Member]) -> Dict[UnitCgroup, List
 class UnitSteps:
     """What has to be done so that units tell the fence about their cgroups.
 
-    :ivar before: drop-ins to remove before the fence changes: their units don't start without it.
-    :ivar first: files to write before it changes, path to text.
-    :ivar after: files to write once the fence is in force.
-    :ivar start: slices to start before it is.
+    :ivar before: files to write before the fence changes, path to text: what is started from then on waits for it, and joins.
+    :ivar start: slices to start before it does.
+    :ivar after: files to write once the fence is in force. :ivar gone: files to remove then: until then, a boot has the old fence.
+    :ivar concerned: whether there are units that read the file of the fence.
     """
 
-    before: Tuple[str, ...] = ()
-    first: Tuple[Tuple[str, str], ...] = ()
-    after: Tuple[Tuple[str, str], ...] = ()
+    before: Tuple[Tuple[str, str], ...] = ()
     start: Tuple[str, ...] = ()
+    after: Tuple[Tuple[str, str], ...] = ()
+    gone: Tuple[str, ...] = ()
+    concerned: bool = False
 
 
 class UnitsOfHost:
@@ -83,46 +90,67 @@ class UnitsOfHost:
         """Compare with what is there, and say in words what has to be done."""
         wanted = drop_ins(members, {unit: socket_bind(service) for service in services for unit in service.units})
         if members:
-            wanted[SCRIPT] = script_text(nft=self._host.program("nft", package="nftables"), fence_file=FENCE_FILE)
+            wanted[SCRIPT] = script_text(nft=self._host.program("nft", package="nftables"), fence_file=FENCE_FILE, boot_unit=FENCE.path)
         present = self._present()
-        before = tuple(path for path in present if path not in wanted)
-        after = tuple((path, text) for path, text in sorted(wanted.items()) if self._host.read_own(path) != text)
-        changes.extend(f"remove {path}" for path in before)
-        changes.extend(f"write {path}" for path, _text in after)
+        gone = tuple(path for path in present if path not in wanted)
+        texts = {path: self._host.read_own(path) for path in wanted}
+        changes.extend(f"remove {path}" for path in gone)
+        begun = {path for path in wanted if os.path.lexists(path + TEMPORARY)}
+        changes.extend(f"write {path}" for path in sorted(wanted) if texts[path] != wanted[path] or path in begun)
         start = tuple(name for name in slices_of(members) if not self._is_active(name)) if self._host.runs_systemd() else ()
         changes.extend(f"start {name}" for name in start)
-        # A boot between the new fence and the rest needs the script.
-        first = tuple(item for item in after if item[0] == SCRIPT)
-        return UnitSteps(before, first, tuple(item for item in after if item not in first), start)
+        if os.path.lexists(LOADING):
+            changes.append(f"remove {LOADING}")
+        early = dict(wanted)
+        if BEFORE_FENCE in wanted:
+            # The old fence needs those of before at boot, the new one its own.
+            early[BEFORE_FENCE] = before_fence_text(sorted({*slices_before_fence(texts[BEFORE_FENCE] or ""), *slices_of(members)}))
+        # Its drop-in has a unit run the script.
+        in_order = sorted(early, key=lambda path: (path != SCRIPT, path))
+        before = tuple((path, early[path]) for path in in_order if texts[path] != early[path] or path in begun)
+        after = tuple((path, text) for path, text in wanted.items() if early[path] != text)
+        return UnitSteps(before, start, after, gone, concerned=bool(wanted or present or os.path.lexists(LOADING)))
 
     def prepare(self, steps: UnitSteps) -> None:
-        """What has to be done before the fence changes."""
-        # A unit that has its drop-in does not start without the script.
-        for path in steps.before:
-            if path.endswith(DROP_IN):
-                self._host.remove(path)
-                self._host.remove_directory(os.path.dirname(path))
-        self._write(steps.first)
+        """What has to be done before the fence changes. Raises HostError; the fence of before goes on with what is there by then."""
+        self._write(steps.before)
         self._host.read_units()
-        for path in steps.before:
-            if not path.endswith(DROP_IN):
-                self._host.remove(path)
         if steps.start:
             self._host.run(["systemctl", "start", *steps.start])
 
+    def loading(self, steps: UnitSteps) -> None:
+        """Tell units that the kernel is about to have another fence than the file."""
+        if steps.concerned:
+            self._host.write(LOADING, "")
+
+    def loaded(self) -> None:
+        """Tell them that it has the one of the file."""
+        self._host.remove(LOADING)
+
     def finish(self, steps: UnitSteps) -> None:
-        """What has to be done once the fence is in force."""
+        """What has to be done once the fence is in force, and a boot loads it."""
         self._write(steps.after)
+        # A unit that has its drop-in does not start without the script.
+        for path in steps.gone:
+            if path.endswith(DROP_IN):
+                self._host.remove(path)
+                self._host.remove_directory(os.path.dirname(path))
         self._host.read_units()
+        for path in steps.gone:
+            if not path.endswith(DROP_IN):
+                self._host.remove(path)
 
     def _write(self, files: Sequence[Tuple[str, str]]) -> None:
         for path, text in files:
             self._host.make_directory(os.path.dirname(path))
             self._host.write(path, text)
 
-    def _present(self) -> List[str]:
-        found = [path for path in (SCRIPT, OLD_LIST) if os.path.lexists(path)]
-        return [*found, *sorted(glob.glob(f"/etc/systemd/system/*.d/{DROP_IN}"))]
+    @staticmethod
+    def _present() -> List[str]:
+        """Files of ours, and those that a run which was killed had begun."""
+        places = [SCRIPT, OLD_LIST, *glob.glob(f"/etc/systemd/system/*.d/{DROP_IN}"), *glob.glob(f"/etc/systemd/system/*.d/{DROP_IN}{TEMPORARY}")]
+        paths = sorted({path[: -len(TEMPORARY)] if path.endswith(TEMPORARY) else path for path in places})
+        return [path for path in paths if os.path.lexists(path) or os.path.lexists(path + TEMPORARY)]
 
     def _is_active(self, unit: str) -> bool:
         return self._host.run(["systemctl", "is-active", "--quiet", unit], check=False).rc == 0

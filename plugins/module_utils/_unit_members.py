@@ -8,6 +8,9 @@ when systemd makes the directory anew, which it does whenever the unit starts. S
 program of it runs: ``ExecCondition=`` comes before ``ExecStartPre=`` (systemd.service(5), since 243), in the cgroup of
 the unit. A unit that can't be added does not start.
 
+Its drop-in is there before the fence that knows the unit, and after it: in between, the unit has nothing to add, and starts as if it
+had none.
+
 ``NFTSet=`` of systemd 255 is not used: it goes on when the element can't be added, and it knows sets only, of which each
 service would need its own, and each packet a look into all of them.
 
@@ -16,7 +19,7 @@ A slice has no commands. It is started with the fence and can't be stopped by ha
 
 from __future__ import annotations
 
-from typing import Dict, Mapping, Sequence, Tuple
+from typing import Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._boot_lock import PATH, take
 from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
@@ -29,6 +32,8 @@ LISTED = "# unit: "
 OLD_LIST = "/etc/portfence/units.list"
 # What the script hands to nft.
 LOADED = "/run/portfence-units.nft"
+# There while the kernel may have another fence than the file. A boot, which loads the file, empties /run.
+LOADING = "/run/portfence-loading"
 DROP_IN = "50-portfence.conf"
 # nft looks cgroups up below this path and no other.
 CGROUPS = "/sys/fs/cgroup"
@@ -36,16 +41,17 @@ CGROUPS = "/sys/fs/cgroup"
 _HEADER = "# Written by the Ansible collection portfence.egress. Changes are overwritten.\n"
 
 
-def script_text(*, nft: str, fence_file: str) -> str:
+def script_text(*, nft: str, fence_file: str, boot_unit: str) -> str:
     """The script that loads the fence along with the cgroups of units, and adds or removes that of one unit.
 
     :param nft: path of the nft program.
+    :param boot_unit: path of the unit that loads the fence at boot.
     """
     return f"""#!/bin/sh
 {_HEADER}#
-# units.sh load       the fence, with the cgroups that its units have now; for portfence.service, which holds the lock
-# units.sh join UNIT  called by a unit in its own cgroup, before its other programs: adds the cgroup to the fence
-# units.sh leave UNIT called by a unit that has stopped: takes the cgroup out again, unless a process stays in it
+# units.sh load               the fence, with the cgroups that its units have now; for portfence.service, which holds the lock
+# units.sh join UNIT PATTERN  called by a unit in its own cgroup, before its other programs: adds the cgroup to the fence, if that has the pattern
+# units.sh leave UNIT         called by a unit that has stopped: takes the cgroup out again, unless a process stays in it
 set -u
 cgroups={CGROUPS}
 
@@ -67,14 +73,30 @@ commands() {{
 # Nobody else reads the list and the cgroups and changes the fence meanwhile.
 lock() {{ {take(otherwise=f'echo "portfence: {PATH} is held by another program, or can not be opened" >&2; exit 255')}; }}
 
+# No pipe: nft would act on half of the text if its writer were killed.
+write() {{ {{ cat {fence_file} && commands add ''; }} >{LOADED}; }}
+
+load() {{
+    {nft} -f {LOADED}
+    status=$?
+    rm -f {LOADED}
+    [ "$status" -ne 0 ] || rm -f {LOADING}
+    return "$status"
+}}
+
+# Whether this host has no fence: nothing loads one at boot, and there is none. It is about to have its first one, or had its last.
+none() {{
+    [ ! -e {boot_unit} ] && tables=$({nft} list tables) || return
+    case "$tables
+" in *"table inet portfence
+"*) return 1 ;; esac
+}}
+
 case $1 in
     load)
-        # No pipe: nft would act on half of the text if its writer were killed.
-        if {{ cat {fence_file} && commands add ''; }} >{LOADED}; then
-            {nft} -f {LOADED}
-            status=$?
-            rm -f {LOADED}
-            exit $status
+        if write; then
+            load
+            exit
         fi
         rm -f {LOADED}
         echo "portfence: can't write {LOADED}; the fence is loaded without the cgroups of units that run already" >&2
@@ -82,6 +104,23 @@ case $1 in
         ;;
     join)
         lock
+        if none; then
+            exit 0
+        fi
+        # A run did not get from the kernel to the file. What this one says is not for the fence of the other.
+        if [ -e {LOADING} ] && ! {{ write && load; }}; then
+            rm -f {LOADED}
+            echo "portfence: the run that changed the fence did not end, and {fence_file} can't be loaded; run the play again" >&2
+            exit 255
+        fi
+        # A drop-in that is there before its fence, or after it, has nothing to add.
+        list=$(sed -n 's/^{LISTED}//p' {fence_file}) || exit 255
+        case "$list
+" in
+            *" ${{3-}}
+"*) ;;
+            *) [ -z "${{3-}}" ] || exit 0 ;;
+        esac
         text=$(commands add "$2")
         own=$(sed -n 's/^0:://p' /proc/self/cgroup)/
         case $text in
@@ -136,10 +175,9 @@ def drop_ins(members: Sequence[Member], walls: Mapping[str, str]) -> Dict[str, s
     :param walls: unit to further settings of its section, see :func:`socket_bind`.
     """
     texts: Dict[str, str] = {}
-    slices = []
-    for unit in sorted({member.place.unit for member in members}):
+    patterns = {member.place.unit: _pattern(member) for member in members}
+    for unit, pattern in sorted(patterns.items()):
         if unit.endswith(".slice"):
-            slices.append(unit)
             wall = f"\n[Slice]\n{walls[unit]}" if unit in walls else ""
             texts[drop_in_path(unit)] = f"{_HEADER}\n[Unit]\nRefuseManualStop=yes\n{wall}"
         else:
@@ -149,18 +187,31 @@ Wants=portfence.service
 After=portfence.service
 
 [Service]
-ExecCondition=+/bin/sh {SCRIPT} join %n
+ExecCondition=+/bin/sh {SCRIPT} join %n {pattern}
 ExecStopPost=-+/bin/sh {SCRIPT} leave %n
 {walls.get(unit, "")}"""
-    if slices:
-        names = " ".join(slices)
-        texts[drop_in_path("portfence.service")] = f"{_HEADER}\n[Unit]\nWants={names}\nAfter={names}\n"
+    if slices_of(members):
+        texts[BEFORE_FENCE] = before_fence_text(slices_of(members))
     return texts
+
+
+def before_fence_text(slices: Sequence[str]) -> str:
+    """The drop-in by which slices are there before the fence is loaded at boot."""
+    names = " ".join(slices)
+    return f"{_HEADER}\n[Unit]\nWants={names}\nAfter={names}\n"
+
+
+def slices_before_fence(text: str) -> List[str]:
+    """The slices that such a drop-in names."""
+    return [name for line in text.split("\n") if line.startswith("Wants=") for name in line.partition("=")[2].split()]
 
 
 def drop_in_path(unit: str) -> str:
     """Where the drop-in of a unit is."""
     return f"/etc/systemd/system/{unit}.d/{DROP_IN}"
+
+
+BEFORE_FENCE = drop_in_path("portfence.service")
 
 
 def socket_bind(service: Service) -> str:

@@ -27,7 +27,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from lab_agent import PROTOCOLS
 from lab_keeper import LAB_ADDRESSES, PATH, PEER_ADDRESSES, PORT
@@ -426,12 +426,16 @@ class Lab(Node):
         """Let the kernel choose ports below 50000 only, so that none lies in a service's range by chance."""
         self.run(["sysctl", "-qw", "net.ipv4.ip_local_port_range=32768 49999"])
 
+    def wanted_units(self) -> Set[str]:
+        """Units of ours that a boot starts."""
+        listed = self.run(["sh", "-c", "ls /etc/systemd/system/*.wants/ | grep '^portfence'"], check=False).out.split()
+        return {Path(name).name for name in listed}
+
     def boot_commands(self) -> List[Tuple[List[str], bool]]:
         """What systemd runs for our units that are enabled, in order, each with whether it has to succeed."""
-        listed = self.run(["sh", "-c", "ls /etc/systemd/system/*.wants/ | grep '^portfence'"], check=False).out.split()
         order = ["portfence.service", "portfence-namespaces.service"]
         commands = []
-        for unit in sorted({Path(name).name for name in listed}, key=lambda unit: (order.index(unit) if unit in order else len(order), unit)):
+        for unit in sorted(self.wanted_units(), key=lambda unit: (order.index(unit) if unit in order else len(order), unit)):
             # systemd passes over a link to a unit that is not there.
             for line in self.run(["cat", f"/etc/systemd/system/{unit}"], check=False).out.splitlines():
                 key, _equals, value = line.partition("=")

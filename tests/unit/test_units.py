@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import List
+from typing import List, Tuple
 
 import pytest
 from ansible_collections.portfence.egress.plugins.module_utils import _boot_lock, _unit_members
@@ -80,6 +80,9 @@ def test_the_list_of_the_script() -> None:
         "checked_units_3 checked_unit_w system.slice/system-w.slice w@?*.service",
     ]
     assert _unit_members.slices_of(MEMBERS) == ("batch.slice",)
+    before = _unit_members.before_fence_text(["a.slice", "b.slice"])
+    assert _unit_members.slices_before_fence(before) == ["a.slice", "b.slice"]
+    assert _unit_members.slices_before_fence("") == []
 
 
 def test_drop_ins() -> None:
@@ -89,7 +92,7 @@ def test_drop_ins() -> None:
         f"{folder}/{unit}.d/50-portfence.conf" for unit in ("app.service", "w@.service", "batch.slice", "portfence.service")
     }
     app = texts[f"{folder}/app.service.d/50-portfence.conf"]
-    assert "ExecCondition=+/bin/sh /etc/portfence/units.sh join %n\n" in app and app.endswith("SocketBindDeny=any\n")
+    assert "ExecCondition=+/bin/sh /etc/portfence/units.sh join %n app.service\n" in app and app.endswith("SocketBindDeny=any\n")
     assert "SocketBind" not in texts[f"{folder}/w@.service.d/50-portfence.conf"]
     assert "RefuseManualStop=yes" in texts[f"{folder}/batch.slice.d/50-portfence.conf"]
     assert "Wants=batch.slice\nAfter=batch.slice\n" in texts[f"{folder}/portfence.service.d/50-portfence.conf"]
@@ -111,16 +114,23 @@ def test_walls_of_a_unit() -> None:
     assert _unit_members.socket_bind(replace(walled, on_violation="log")) == ""
 
 
-def run_script(tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """The script on a tree of directories, with a program in the place of nft that shows what it is given."""
+def run_script(tmp_path: Path, *args: str, boots: bool = True, tables: str = "", fails: bool = False) -> subprocess.CompletedProcess[str]:
+    """The script on a tree of directories, with a program in the place of nft that shows what it is given.
+
+    :param boots: whether there is what loads the fence at boot.
+    :param tables: what nft lists. :param fails: whether it lists nothing at all.
+    """
     (tmp_path / "fence.nft").write_text(_unit_members.fence_text("# the fence\n", MEMBERS), encoding="utf-8")
     nft = tmp_path / "nft"
-    nft.write_text('#!/bin/sh\ncat "$2"\n', encoding="utf-8")
+    nft.write_text(f"#!/bin/sh\n[ $1 != list ] || {{ echo '{tables}'; exit {int(fails)}; }}\ncat \"$2\"\n", encoding="utf-8")
     nft.chmod(0o755)
-    text = _unit_members.script_text(nft=str(nft), fence_file=str(tmp_path / "fence.nft"))
-    places = {_unit_members.LOADED: "loaded", _boot_lock.PATH: "lock", _unit_members.CGROUPS: "cgroup"}
-    for path, own in places.items():
-        text = text.replace(path, str(tmp_path / own))
+    boot_unit = tmp_path / "portfence.service"
+    if boots:
+        boot_unit.touch()
+    text = _unit_members.script_text(nft=str(nft), fence_file=str(tmp_path / "fence.nft"), boot_unit=str(boot_unit))
+    own = {_unit_members.LOADED: "loaded", _unit_members.LOADING: "loading", _boot_lock.PATH: "lock", _unit_members.CGROUPS: "cgroup"}
+    for path, name in own.items():
+        text = text.replace(path, str(tmp_path / name))
     return subprocess.run(["/bin/sh", "-c", text, "units.sh", *args], capture_output=True, text=True, check=False)
 
 
@@ -163,6 +173,54 @@ def test_a_unit_that_the_fence_does_not_know_may_not_start(tmp_path: Path, folde
     done = run_script(tmp_path, "join", "app.service")
     assert (done.returncode, done.stdout) == (255, "")
     assert done.stderr.startswith(message)
+
+
+def test_a_unit_that_the_fence_is_not_about_starts(tmp_path: Path) -> None:
+    """Its drop-in is there before its fence, or after it."""
+    done = run_script(tmp_path, "join", "new.service", "new.service")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = run_script(tmp_path, "join", "slice", "batch.slic")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        # By the name of an alias, systemd reads the drop-in of the fence, and says its own name.
+        ("other.service", "app.service"),
+        ("other@1.service", "w@?*.service"),
+        # Drop-ins of before say no more than that.
+        ("other.service",),
+    ],
+)
+def test_a_unit_that_has_another_name_than_the_fence_knows_may_not_start(tmp_path: Path, told: Tuple[str, ...]) -> None:
+    done = run_script(tmp_path, "join", *told)
+    assert (done.returncode, done.stdout) == (255, "")
+    assert done.stderr == f"portfence: the fence knows no cgroup of {told[0]}; run the play again\n"
+
+
+def test_a_unit_on_a_host_without_a_fence_starts(tmp_path: Path) -> None:
+    """Until its first fence is loaded, and when its last one is gone; unless there is one, or a boot loads it, or nobody knows."""
+    told = ("join", "app.service", "app.service")
+    # It is in none of the cgroups here: what it may not skip, it fails at.
+    for tables, status in (("table ip filter\ntable inet portfence_namespaces", 0), ("table inet portfence\ntable ip filter", 255)):
+        assert run_script(tmp_path, *told, boots=False, tables=tables).returncode == status
+    assert run_script(tmp_path, *told, boots=False, fails=True).returncode == 255
+    assert run_script(tmp_path, *told).returncode == 255
+
+
+def test_what_a_run_left_half_done_is_loaded_before_a_unit_joins(tmp_path: Path) -> None:
+    mark = tmp_path / "loading"
+    mark.touch()
+    done = run_script(tmp_path, "join", "new.service", "new.service")
+    assert (done.returncode, done.stdout) == (0, _unit_members.fence_text("# the fence\n", MEMBERS))
+    assert not mark.exists()
+    mark.touch()
+    (tmp_path / "loaded").mkdir()
+    done = run_script(tmp_path, "join", "new.service", "new.service")
+    assert (done.returncode, done.stdout) == (255, "")
+    assert done.stderr.endswith(f"{tmp_path}/fence.nft can't be loaded; run the play again\n")
+    assert mark.exists()
 
 
 @pytest.mark.parametrize("word", ["join", "leave"])
