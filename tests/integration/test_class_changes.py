@@ -142,7 +142,6 @@ exec {sys.executable} "$@"
     assert done.rc != 0 and "PLAY RECAP" not in done.out, done.out
 
 
-
 TAKEN = {NAME: service(classid="0x100002"), "other": {"source_ports": "52000-52999", "classid": "0x100001"}}
 
 
