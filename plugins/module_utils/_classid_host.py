@@ -40,6 +40,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._classid_plan imp
     Wanted,
     check,
     describe,
+    heir,
     make_plan,
     merge,
     parse_list,
@@ -215,7 +216,7 @@ class Cgroups:
 
     def _move(self, plan: Plan) -> None:
         for pid, target in plan.moves:
-            self._join(pid, MOUNT if target is None else f"{PARENT}/{target}")
+            self._join(pid, _folder(target))
         # A process has the cgroup of its parent at its birth, so those that were born meanwhile may be where that one was.
         wanted = {unit: name for name, item in plan.after.items() for unit in item.units}
         for _round in range(_ROUNDS if plan.moves else 0):
@@ -244,7 +245,7 @@ class Cgroups:
 
     def _remove(self, plan: Plan) -> None:
         for name in plan.remove:
-            self._remove_cgroup(name)
+            self._remove_cgroup(name, to=_folder(heir(plan.before[name], plan.after)))
         if not plan.after:
             _rmdir(PARENT)
         if plan.unmount:
@@ -262,12 +263,12 @@ class Cgroups:
                 self._host.reload_units()
                 self._host.run(["systemctl", "reset-failed", UNIT], check=False)
 
-    def _remove_cgroup(self, name: str) -> None:
+    def _remove_cgroup(self, name: str, *, to: str) -> None:
         folder = f"{PARENT}/{name}"
         for _round in range(_ROUNDS):
             members = self._members(folder)
             for pid in members:
-                self._join(pid, MOUNT)
+                self._join(pid, to)
             try:
                 os.rmdir(folder)
                 return
@@ -304,6 +305,11 @@ def _take_back(undo: List[Callable[[], None]]) -> str:
         except HostError as error:
             failed.append(str(error))
     return f"what was changed before could not be put back: {'; '.join(failed)}" if failed else "nothing was changed"
+
+
+def _folder(name: Optional[str]) -> str:
+    """Where the processes of one of our cgroups are, or those without one."""
+    return MOUNT if name is None else f"{PARENT}/{name}"
 
 
 def _rmdir(folder: str) -> None:

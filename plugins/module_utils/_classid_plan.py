@@ -277,6 +277,11 @@ def make_plan(
     )
 
 
+def heir(gone: Cgroup, after: Mapping[str, Cgroup]) -> Optional[str]:
+    """The cgroup that has the class of one that goes. Pure. None: nobody has it, and its processes get none."""
+    return next((name for name, item in after.items() if item.classid == gone.classid), None)
+
+
 def _moves(
     facts: Facts, before: Mapping[str, Cgroup], after: Mapping[str, Cgroup], wanted: Sequence[Wanted]
 ) -> Tuple[Tuple[int, Optional[str]], ...]:
@@ -284,7 +289,7 @@ def _moves(
     for name, item in before.items():
         members = facts.members.get(name, frozenset())
         if name not in after:
-            goal.update(dict.fromkeys(members))
+            goal.update(dict.fromkeys(members, heir(item, after)))
         else:
             for unit in set(item.units) - set(after[name].units):
                 found = facts.units.get(unit, UnitFacts())

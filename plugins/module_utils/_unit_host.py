@@ -16,7 +16,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nft_table import Member
 from ansible_collections.portfence.egress.plugins.module_utils._service import Service
 from ansible_collections.portfence.egress.plugins.module_utils._staged import TEMPORARY
-from ansible_collections.portfence.egress.plugins.module_utils._store import FENCE_FILE
+from ansible_collections.portfence.egress.plugins.module_utils._store import FENCE_FILE, IPTABLES_FILE
 from ansible_collections.portfence.egress.plugins.module_utils._unit import FENCE
 from ansible_collections.portfence.egress.plugins.module_utils._unit_members import (
     BEFORE_FENCE,
@@ -90,7 +90,8 @@ class UnitsOfHost:
         """Compare with what is there, and say in words what has to be done."""
         wanted = drop_ins(members, {unit: socket_bind(service) for service in services for unit in service.units})
         if members:
-            wanted[SCRIPT] = script_text(nft=self._host.program("nft", package="nftables"), fence_file=FENCE_FILE, boot_unit=FENCE.path)
+            nft = self._host.program("nft", package="nftables")
+            wanted[SCRIPT] = script_text(nft=nft, fence_file=FENCE_FILE, other_file=IPTABLES_FILE, boot_unit=FENCE.path)
         present = self._present()
         gone = tuple(path for path in present if path not in wanted)
         texts = {path: self._host.read_own(path) for path in wanted}

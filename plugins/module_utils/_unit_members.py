@@ -41,16 +41,17 @@ CGROUPS = "/sys/fs/cgroup"
 _HEADER = "# Written by the Ansible collection portfence.egress. Changes are overwritten.\n"
 
 
-def script_text(*, nft: str, fence_file: str, boot_unit: str) -> str:
+def script_text(*, nft: str, fence_file: str, other_file: str, boot_unit: str) -> str:
     """The script that loads the fence along with the cgroups of units, and adds or removes that of one unit.
 
     :param nft: path of the nft program.
+    :param other_file: the file of a fence that knows no units, of another backend.
     :param boot_unit: path of the unit that loads the fence at boot.
     """
     return f"""#!/bin/sh
 {_HEADER}#
 # units.sh load               the fence, with the cgroups that its units have now; for portfence.service, which holds the lock
-# units.sh join UNIT PATTERN  called by a unit in its own cgroup, before its other programs: adds the cgroup to the fence, if that has the pattern
+# units.sh join UNIT PATTERN  called by a unit in its own cgroup, before its other programs: adds the cgroup to the fence, if that knows the unit
 # units.sh leave UNIT         called by a unit that has stopped: takes the cgroup out again, unless a process stays in it
 set -u
 cgroups={CGROUPS}
@@ -84,9 +85,10 @@ load() {{
     return "$status"
 }}
 
-# Whether this host has no fence: nothing loads one at boot, and there is none. It is about to have its first one, or had its last.
+# Whether this host has no fence of nftables: nothing loads one at boot, and there is none. It is about to have its first one, or had its last.
 none() {{
-    [ ! -e {boot_unit} ] && tables=$({nft} list tables) || return
+    [ ! -e {boot_unit} ] || {{ [ -e {other_file} ] && [ ! -e {fence_file} ]; }} || return
+    tables=$({nft} list tables) || return
     case "$tables
 " in *"table inet portfence
 "*) return 1 ;; esac
@@ -113,14 +115,13 @@ case $1 in
             echo "portfence: the run that changed the fence did not end, and {fence_file} can't be loaded; run the play again" >&2
             exit 255
         fi
-        # A drop-in that is there before its fence, or after it, has nothing to add.
+        # A drop-in that is there before its fence, or after it, has nothing to add: nobody else knows the unit either, such as by its template.
         list=$(sed -n 's/^{LISTED}//p' {fence_file}) || exit 255
-        case "$list
-" in
-            *" ${{3-}}
-"*) ;;
-            *) [ -z "${{3-}}" ] || exit 0 ;;
-        esac
+        known=$(printf '%s\\n' "$list" | while read -r map chain parent pattern; do
+            [ "$pattern" != "${{3-}}" ] || echo yes
+            case $2 in $pattern) echo yes ;; esac
+        done)
+        [ -z "${{3-}}" ] || [ -n "$known" ] || exit 0
         text=$(commands add "$2")
         own=$(sed -n 's/^0:://p' /proc/self/cgroup)/
         case $text in

@@ -112,6 +112,14 @@ def test_nothing_leaks_while_the_policy_changes(control: Control, change: Change
     assert "1 service, unchanged, probe passed" in good(site(control, change.after))
 
 
+def test_nothing_leaks_where_namespaces_are_left_out(control: Control) -> None:
+    good(site(control, CLASS))
+    with pressed(control.lab):
+        good(site(control, USER, "--skip-tags", "namespaces"))
+    assert leaked(control.lab) == 0
+    assert classid(control.lab) == ""
+
+
 @changes
 def test_nothing_leaks_on_the_way_back(control: Control, change: Change) -> None:
     good(site(control, change.before))
@@ -161,7 +169,10 @@ def test_another_name_takes_the_class_over(control: Control) -> None:
     lab = control.lab
     good(site(control, CLASS))
     renamed = {NAME: {"state": "absent"}, "renamed": service(classid="0x100001")}
-    assert "probe passed" in good(site(control, renamed))
+    with pressed(lab):
+        assert "probe passed" in good(site(control, renamed))
+        assert lab.run(["cat", f"{ROOT}/renamed/cgroup.procs"]).out == lab.run(["cat", PID]).out
+    assert leaked(lab) == 0
     assert lab.run(["ls", ROOT]).out.split().count("renamed") == 1 and classid(lab) == ""
     assert "1 service, unchanged, probe passed" in good(site(control, renamed))
 

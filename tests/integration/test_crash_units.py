@@ -10,6 +10,7 @@ At boot that is the one on the disk, and the slices that portfence.service wants
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
@@ -31,7 +32,8 @@ SYSTEMCTL = f"""#!/bin/sh
 case "$1" in
     daemon-reload) test ! -e /run/refuses && {UNITS} /run/known.new . && mv /run/known.new /run/known ;;
     show) printf 'LoadState=loaded\\nSlice={SLICE}\\n' ;;
-    is-active) case "$3" in *.slice) test -d "{CGROUPS}/{SLICE}/$3" ;; esac ;;
+    is-active) case "$3" in *.slice) test -d "{CGROUPS}/{SLICE}/$3" ;; firewalld*) false ;; esac ;;
+    is-enabled) case "$3" in firewalld*) false ;; esac ;;
     start) test ! -e /run/masked && shift && for unit; do mkdir -p "{CGROUPS}/{SLICE}/$unit" || exit; done ;;
 esac
 """
@@ -106,12 +108,14 @@ class SystemdLab(Lab):
 
     def wanted_units(self) -> Set[str]:
         """Those that are enabled, and those that our drop-ins of services want."""
-        wanted = [name for service, _slice in (WEB, IN_BATCH) for names in self.told(service, "Wants") for name in names.split()]
+        wanted = [name for service, _slice in (WEB, IN_BATCH, INSTANCE) for names in self.told(service, "Wants") for name in names.split()]
         return {*super().wanted_units(), *wanted}
 
     def told(self, unit: str, key: str) -> List[str]:
-        """The values of a key in our drop-in of a unit, as systemd has read it."""
-        text = self.run(["tar", "-xOf", "/run/known", f"./{unit}.d/50-portfence.conf"], check=False).out
+        """The values of a key in our drop-in of a unit, as systemd has read it. Of drop-ins with one name, that of an instance hides that of its template."""
+        text = ""
+        for name in dict.fromkeys([unit, re.sub("@.*[.]", "@.", unit)]):
+            text = text or self.run(["tar", "-xOf", "/run/known", f"./{name}.d/50-portfence.conf"], check=False).out
         return [line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{key}=")]
 
     def forget(self, policy: Dict[str, Any]) -> None:
@@ -143,7 +147,7 @@ PORTS = (50000, 50500, 51500, OUTSIDE)
 OLD: Dict[str, Any] = {"name": "myapp", "source_ports": "50000-50999", "assignment": "app", "on_violation": "reject", "exclusive": False}
 NEW: Dict[str, Any] = {**OLD, "name": "renamed", "source_ports": ["50000-50099", "51000-51999"]}
 ABSENT = {"services": [], "state": "absent", "purge": True}
-WEB = ("web.service", SLICE)
+WEB, INSTANCE = ("web.service", SLICE), ("web@1.service", SLICE)
 IN_APPS, IN_BATCH = ("web.service", f"{SLICE}/{APPS}"), ("job.service", f"{SLICE}/{BATCH}")
 
 
@@ -163,6 +167,7 @@ class Case(NamedTuple):
 CASES = {
     "unit and user": Case((only(OLD, unit="web.service"), only(NEW, user="myapp")), (WEB,), True),
     "unit and unit": Case((only(OLD, unit="web.service"), only(NEW, unit="web.service")), (WEB,), True),
+    "template and instance": Case((only(OLD, unit="web@.service"), only(NEW, unit="web@1.service")), (INSTANCE,), True),
     "unit and nothing": Case((only(OLD, unit="web.service"), ABSENT), (WEB,), False),
     "slice and user": Case((only(OLD, unit=APPS), only(NEW, user="myapp")), (IN_APPS,), True),
     "slice and slice": Case((only(OLD, unit=APPS), only(NEW, unit=BATCH)), (IN_APPS, IN_BATCH), False),
@@ -300,3 +305,24 @@ def expected_failures(case: Case, what: str) -> int:
         return 2 * sum(str(service.get("unit")).endswith(".slice") for state in case.states for service in state["services"])
     # What a unit is told is the same for whichever service it is.
     return 0 if what == "systemd refuses to read its units" and case == CASES["unit and unit"] else 4
+
+
+def test_moves_from_iptables_and_fails() -> None:
+    """The fence of iptables stays, and knows no units: the one that the new policy names starts as before."""
+    case = Case((only(OLD, user="myapp"), only(NEW, unit="web.service")), (WEB,), False)
+    old = {**case.states[0], "backend": "iptables"}
+    with SystemdLab() as lab:
+        lab.use_iptables("nft")
+        subject = subject_of(case)
+        assert converge(lab, subject, old) == []
+        expected = subject.look(lab)
+        assert expected == [Started("", tuple(port for port in PORTS[:2] for _family in PEER_ADDRESSES))]
+        lab.run(["touch", "/run/masked"])
+        late = {"name": "late", "unit": APPS, "source_ports": "55000-55099", "assignment": "app", "exclusive": False}
+        result = lab.module("fence", **{**case.states[1], "services": [*case.states[1]["services"], late]})
+        assert result.get("failed") and "systemctl start" in result["msg"]
+        assert subject.look(lab) == expected
+        lab.reboot()
+        assert subject.look(lab) == expected
+        assert not lab.module("fence", **case.states[1]).get("failed")
+        assert [ports for _refused, ports in subject.look(lab)] != [ports for _refused, ports in expected]

@@ -127,7 +127,8 @@ def run_script(tmp_path: Path, *args: str, boots: bool = True, tables: str = "",
     boot_unit = tmp_path / "portfence.service"
     if boots:
         boot_unit.touch()
-    text = _unit_members.script_text(nft=str(nft), fence_file=str(tmp_path / "fence.nft"), boot_unit=str(boot_unit))
+    files = {"fence_file": str(tmp_path / "fence.nft"), "other_file": str(tmp_path / "fence.iptables"), "boot_unit": str(boot_unit)}
+    text = _unit_members.script_text(nft=str(nft), **files)
     own = {_unit_members.LOADED: "loaded", _unit_members.LOADING: "loading", _boot_lock.PATH: "lock", _unit_members.CGROUPS: "cgroup"}
     for path, name in own.items():
         text = text.replace(path, str(tmp_path / name))
