@@ -20,6 +20,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._backend import B
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import BOOT_STEPS
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
+from ansible_collections.portfence.egress.plugins.module_utils._staged import TEMPORARY
 
 FOLDER = "/etc/systemd/system"
 WANTS = f"{FOLDER}/sysinit.target.wants"
@@ -156,6 +157,11 @@ class Unit:
         found = sorted(glob.glob(self._rules.drop_in_path("*.service")))
         return [path for path in found if (self._host.read(path) or "").startswith(_HEADER)]
 
+    def _begun(self) -> List[str]:
+        """What a run that was killed had begun to write."""
+        paths = (self._rules.path, self._rules.link, self._rules.drop_in_path("*.service"))
+        return sorted(found for path in paths for found in glob.glob(path + TEMPORARY))
+
     def _remove(self, drop_ins: List[str]) -> None:
         for path in drop_ins:
             self._host.remove(path)
@@ -176,14 +182,16 @@ class Unit:
             self._host.run(["systemctl", "stop", self._rules.unit], check=False)
         self._host.remove(self._rules.link)
         self._host.remove(self._rules.path)
+        for path in self._begun():
+            self._host.remove(path)
         self._remove(self._drop_ins())
         if self._host.runs_systemd():
             self._host.reload_units()
             self._host.run(["systemctl", "reset-failed", self._rules.unit], check=False)
 
     def present(self) -> bool:
-        """Whether a file of the unit or its link is there."""
-        return self._host.read(self._rules.path) is not None or os.path.islink(self._rules.link) or bool(self._drop_ins())
+        """Whether a file of the unit or its link is there, or what was to become one."""
+        return self._host.read(self._rules.path) is not None or os.path.islink(self._rules.link) or bool(self._drop_ins() or self._begun())
 
     def _is_active(self) -> bool:
         return self._host.run(["systemctl", "is-active", "--quiet", self._rules.unit], check=False).rc == 0

@@ -240,6 +240,22 @@ def test_nothing_is_left_when_the_last_service_goes(host: Lab, services: List[Di
     assert not is_fenced(host)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "portfence.service.portfence-new",
+        "nftables.service.d/portfence.conf.portfence-new",
+        "sysinit.target.wants/portfence.service.portfence-new",
+    ],
+)
+def test_what_a_killed_run_had_begun_goes_with_the_fence(host: Lab, path: str) -> None:
+    begun = f"/etc/systemd/system/{path}"
+    host.run(["install", "-D", "-m", "644", "/dev/null", begun])
+    assert host.module("fence", state="absent", purge=True)["changed"]
+    assert host.run(["test", "-e", begun], check=False).rc == 1
+    assert not host.module("fence", state="absent", purge=True)["changed"]
+
+
 def test_fence_stands_after_a_reboot(host: Lab) -> None:
     apply(host, MYAPP)
     host.run(["userdel", "otel"])  # boot needs no name service: only numbers are in the file

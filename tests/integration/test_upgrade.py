@@ -102,7 +102,9 @@ def test_a_fence_of_version_0_1_0_is_taken_over(old: Lab) -> None:
         goes_on = until(lambda: all(after > turns for turns, after in zip(during, talk.turns)))
     assert min(future.result()["tried"] for future in said.values()) > 1000
     assert leaked(old) == 0
-    assert old.peer.counter("inet watch_exclusive", "leaked") == 0
+    # The one that may have been on its way when the map of these ports was replaced: see "Changes" in docs/threat-model.md.
+    passed = old.peer.counter("inet watch_exclusive", "leaked")
+    assert passed <= 1
     assert talk.cut == [] and goes_on
     after = counts(old)
     for kind, future in said.items():
@@ -117,7 +119,8 @@ def test_a_fence_of_version_0_1_0_is_taken_over(old: Lab) -> None:
     for protocol, family in BOTH:
         assert blocked_at_all(old, protocol, family=family, uid=BOUND, source_port=49001)
         assert blocked_at_all(old, protocol, family=family, uid=NOBODY, source_port=EXCLUSIVE.start)
-    assert leaked(old) == old.peer.counter("inet watch_exclusive", "leaked") == 0
+    assert leaked(old) == 0
+    assert old.peer.counter("inet watch_exclusive", "leaked") == passed
 
 
 def test_a_fence_of_version_0_1_0_is_removed(old: Lab) -> None:
