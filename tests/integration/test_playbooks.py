@@ -36,21 +36,21 @@ class Control:
         self.lab.run(["sh", "-c", f"cat > {INVENTORY}"], data=json.dumps({"all": {"hosts": inventory}}))
         return self.run("ansible-playbook", "-i", INVENTORY, playbook, *options)
 
-    def run(self, program: str, *options: str, home: str = "") -> Result:
+    def run(self, program: str, *options: str, **environment: str) -> Result:
         """Run a program of Ansible, from the root directory; it ends as it ends. Its PID in the lab is in /run/playbook.pid.
 
-        :param home: the directory for what Ansible keeps, when it is not that of the account.
+        :param environment: variables of the environment, besides those that it needs.
         """
         folder = os.path.dirname(sys.executable)
-        environment = {
+        variables = {
             "ANSIBLE_COLLECTIONS_PATH": self.lab.collections(),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_LOCALHOST_WARNING": "0",
             "PATH": f"{folder}:/usr/sbin:/usr/bin:/sbin:/bin",
-            **({"ANSIBLE_HOME": home} if home else {}),
+            **environment,
         }
         command = ["sh", "-c", 'echo $$ >/run/playbook.pid; cd / && exec "$@"', "sh", os.path.join(folder, program), *options]
-        result = self.lab.run(command, check=False, env=environment, timeout=300)
+        result = self.lab.run(command, check=False, env=variables, timeout=300)
         assert "Traceback" not in result.out + result.err
         return result
 

@@ -49,7 +49,7 @@ class Puller:
         command = shlex.split(re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)[0])
         command[command.index("--url") + 1] = ORIGIN
         assert command[0] == "ansible-pull" and command[command.index("--directory") + 1] == CLONE
-        return self.control.run(command[0], *options, *command[1:], home="/var/lib/portfence-pull")
+        return self.control.run(command[0], *options, *command[1:], ANSIBLE_HOME="/var/lib/portfence-pull")
 
 
 @pytest.fixture(name="puller")

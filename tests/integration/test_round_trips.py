@@ -11,7 +11,7 @@ from typing import Any, Dict
 import pytest
 from lab import Lab
 from net_cls import NetClsLab
-from test_playbooks import Control
+from test_playbooks import INVENTORY, Control
 
 COUNTING = "/usr/local/bin/counting-python"
 CALLS = "/run/calls"
@@ -20,6 +20,21 @@ CALLS = "/run/calls"
 SITE = 6
 # A fence that was found as it should be is not read again.
 UNCHANGED = 5
+
+WATCHED = "/run/watched"
+LOADS = "/run/loads"
+# For each of the collection's filters that a Python loads, the process.
+WATCH = f"""
+import os, sys
+
+def watch(event, arguments):
+    if event == "exec" and "/portfence/egress/plugins/filter/" in arguments[0].co_filename:
+        descriptor = os.open({LOADS!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, f"{{os.getpid()}} {{arguments[0].co_filename}}\\n".encode())
+        os.close(descriptor)
+
+sys.addaudithook(watch)
+"""
 
 
 @pytest.fixture(name="control")
@@ -90,3 +105,14 @@ def test_other_playbooks_too(control: Control) -> None:
         control.play("portfence.egress.site", egress_services=policy(count), egress_purge=True)
         counts.append({name: round_trips(control, name, services=policy(count)) for name in ("verify", "preview", "report", "rollback", "remove")})
     assert counts[0] == counts[1]
+
+
+def test_the_controller_loads_its_filters_once(control: Control) -> None:
+    """Not again in each of the processes that it starts for a task of a host."""
+    control.lab.run(["sh", "-c", f"mkdir {WATCHED} && cat > {WATCHED}/sitecustomize.py"], data=WATCH)
+    control.play("portfence.egress.validate", egress_services=policy(1))
+    done = control.run("ansible-playbook", "-i", INVENTORY, "portfence.egress.site", PYTHONPATH=WATCHED)
+    assert done.rc == 0, done.out
+    loads = [line.split() for line in control.lab.run(["cat", LOADS]).out.splitlines()]
+    assert any(path.endswith("/service_accounts.py") for _process, path in loads)
+    assert len({process for process, _path in loads}) == 1
