@@ -312,6 +312,11 @@ def expect(attempt: Attempt, *, local: Optional[int], law: Law) -> Expectation:
     return Expectation(REFUSED if verdict == "violation" and judge.refuse else BLOCKED, breach=breach)
 
 
+def held(attempt: Attempt, local: Optional[int], *, law: Law) -> bool:
+    """Whether nothing of an attempt should arrive. For the parameters see :func:`expect`."""
+    return expect(attempt, local=local, law=law).kind in (BLOCKED, REFUSED)
+
+
 def _expect_in_namespace(attempt: Attempt, local: Optional[int], rules: ServiceRules) -> Expectation:
     """What the fence in a namespace lets out, the host translates into a port of the service."""
     if attempt.ports is None or (local or attempt.ports.ranges[0].low) in rules.ports:

@@ -13,12 +13,13 @@ import socket
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Deque, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Callable, Deque, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._probe import Attempt, Outcome
 from ansible_collections.portfence.egress.plugins.module_utils._probe_accounts import acting_as
 from ansible_collections.portfence.egress.plugins.module_utils._probe_peer import PATIENCE, Peer
+from ansible_collections.portfence.egress.plugins.module_utils._probe_place import Place
 from ansible_collections.portfence.egress.plugins.module_utils._probe_slots import Slots, shuffled
 from ansible_collections.portfence.egress.plugins.module_utils._probe_sockets import NotOpened, Sockets
 
@@ -30,6 +31,9 @@ _MOST_TRIES = 50
 _RETRANSMITS = 2  # struct tcp_info, <linux/tcp.h>: the third byte is tcpi_retransmits
 # The kernel found none to choose: EAGAIN for UDP, EADDRNOTAVAIL for TCP.
 _NO_LOCAL_PORT = (errno.EAGAIN, errno.EADDRNOTAVAIL)
+# An attempt that should be held has no end of its own. Seconds to give it, unless others need longer by the same way; how many times as
+# long as the slowest of those; and the most, as the opening segment is sent again after a second.
+_SOONEST, _TIMES, _LATEST = 0.25, 5, 0.9
 _UNUSABLE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -70,11 +74,21 @@ class _Flight:
         self.sent = 0
         self.over = False
         self.asked = 0
+        self.since = time.monotonic()
+        # When it is given up: the latest.
+        self.until = self.since
+        # Whether it should not arrive.
+        self.held = False
 
     @property
     def key(self) -> Tuple[str, str, int]:
         """What tells it from all others that are under way."""
         return (*self.attempt.path, self.port)
+
+    @property
+    def way(self) -> Tuple[Tuple[str, str], Optional[Place]]:
+        """What it shares with attempts that take about as long to arrive."""
+        return (self.attempt.path, self.attempt.account.place)
 
 
 class _NotBound(Exception):
@@ -89,14 +103,20 @@ class _NotBound(Exception):
 class Client:
     """Makes attempts. Use once."""
 
-    def __init__(self, *, destination: Destination, sockets: Sockets, timeout: float) -> None:
+    def __init__(
+        self, *, destination: Destination, sockets: Sockets, timeout: float, held: Callable[[Attempt, Optional[int]], bool]
+    ) -> None:
         """
         :param sockets: what opens the sockets.
         :param timeout: seconds to wait for each attempt.
+        :param held: whether an attempt should not arrive, given the port of its socket.
         """
         self._to = destination
         self._sockets = sockets
         self._timeout = timeout
+        self._held = held
+        # Seconds that the slowest of those that arrived has taken, by each way.
+        self._slowest: Dict[Tuple[Tuple[str, str], Optional[Place]], float] = {}
         # A cable loses nothing, a network may.
         self._sends = 1 if destination.peer is not None else 3
         self._selector = selectors.DefaultSelector()
@@ -237,9 +257,17 @@ class Client:
         now = time.monotonic()
         udp = flight.attempt.protocol == "udp"
         tries, wait = (self._sends, self._timeout) if udp else (1, off_beat(self._timeout))
+        flight.until = now + wait
+        if self._to.peer is not None and self._held(flight.attempt, flight.local):
+            flight.held = True
+            self._set_alarm(flight, now + min(wait, _SOONEST))
+            return
         for number in range(1, tries + 1):
-            # The index keeps the heap from comparing flights.
-            heapq.heappush(self._alarms, (now + wait * number / tries, flight.index, flight))
+            self._set_alarm(flight, now + wait * number / tries)
+
+    def _set_alarm(self, flight: _Flight, when: float) -> None:
+        # The index keeps the heap from comparing flights.
+        heapq.heappush(self._alarms, (when, flight.index, flight))
 
     def _wait(self) -> None:
         """Let something happen, and see what it was."""
@@ -259,7 +287,7 @@ class Client:
         ended = []
         while self._alarms and self._alarms[0][0] <= now:
             flight = heapq.heappop(self._alarms)[2]
-            if not flight.over and not self._again(flight):
+            if not flight.over and not self._again(flight, now):
                 ended.append(flight)
         if ended and self._to.peer is not None:
             number = self._to.peer.ask()
@@ -270,8 +298,13 @@ class Client:
             for flight in ended:
                 self._give_up(flight)
 
-    def _again(self, flight: _Flight) -> bool:
-        """An alarm of this attempt has gone off: send once more, unless that was the last."""
+    def _again(self, flight: _Flight, now: float) -> bool:
+        """An alarm of this attempt has gone off: wait longer or send once more, unless that was the last."""
+        if flight.held:
+            end = min(flight.until, flight.since + held_for(self._slowest.get(flight.way), self._timeout))
+            if now < end:
+                self._set_alarm(flight, end)
+            return now < end
         if flight.attempt.protocol != "udp" or flight.sent >= self._sends:
             return False
         error = self._send(flight)
@@ -293,6 +326,7 @@ class Client:
             flight = self._flights.get((arrival.protocol, arrival.family, arrival.port))
             if flight is not None and flight.seen is None:
                 flight.seen = arrival.source_port
+                self._slowest[flight.way] = max(self._slowest.get(flight.way, 0.0), arrival.when - flight.since)
                 if flight.answer is not None:
                     self._end(flight)
         known = [flight for flight in self._doubtful if flight.over or flight.asked <= self._to.peer.answered]
@@ -363,6 +397,18 @@ def off_beat(timeout: float) -> float:
     """
     beat = int(timeout + 0.05)
     return max(timeout, beat + 0.2) if beat else timeout
+
+
+def held_for(slowest: Optional[float], timeout: float) -> float:
+    """Seconds to wait for an attempt that should not arrive. Pure.
+
+    :param slowest: seconds that the slowest of the others by the same way has taken to arrive; None when none has.
+    :param timeout: seconds to wait where that does not tell, at least.
+    """
+    if slowest is None:
+        return off_beat(timeout)
+    enough = max(_SOONEST, _TIMES * slowest)
+    return enough if enough <= _LATEST else off_beat(timeout)
 
 
 def read_answer(data: bytes) -> Optional[int]:

@@ -15,6 +15,7 @@ import selectors
 import signal
 import socket
 import struct
+import time
 from functools import partial
 from typing import Dict, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
@@ -43,12 +44,16 @@ _SYN, _ACK = 0x02, 0x10
 
 
 class Arrival(NamedTuple):
-    """The opening of a connection, or a datagram, as it reached the peer."""
+    """The opening of a connection, or a datagram, as it reached the peer.
+
+    :ivar when: seconds of the monotonic clock, which is that of the whole machine.
+    """
 
     protocol: str
     family: str
     source_port: int
     port: int
+    when: float = 0.0
 
 
 class Peer:
@@ -112,8 +117,8 @@ class Peer:
             if line.startswith("told "):
                 self.answered = int(line.split()[1])
             else:
-                protocol, family, source_port, port = line.split()
-                found.append(Arrival(protocol, family, int(source_port), int(port)))
+                protocol, family, source_port, port, when = line.split()
+                found.append(Arrival(protocol, family, int(source_port), int(port), float(when)))
         return found
 
     def ask(self) -> int:
@@ -270,7 +275,7 @@ def _openings(tap: socket.socket, family: str) -> Iterator[Arrival]:
             return
         found = parse_opening(packet, family)
         if found is not None:
-            yield found
+            yield found._replace(when=time.monotonic())
 
 
 def parse_opening(packet: bytes, family: str) -> Optional[Arrival]:

@@ -10,6 +10,7 @@ import random
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _probe, _probe_report
@@ -128,11 +129,11 @@ def run_probe(
     )
     # The fence must not change meanwhile, and two probes would take each other's addresses.
     inside = sorted({attempt.service for attempt in attempts if attempt.account.in_namespace})
+    law = _probe.Law(ruleset)
     with host.lock():
         before = _counters(host, inside)
-        outcomes = _connect(host, attempts, target, timeout)
+        outcomes = _connect(host, attempts, target, timeout, law)
         after = _counters(host, inside)
-        law = _probe.Law(ruleset)
         lines = [_probe.judge(*pair, law=law) for pair in zip(attempts, outcomes)]
         counted = _probe_report.caused(lines, before=before.packets(), after=after.packets())
         _remember(host, counted, before=before, after=after)
@@ -176,7 +177,7 @@ def _unreachable(host: Host, target: Optional[Target]) -> Dict[str, str]:
 
 
 def _connect(
-    host: Host, attempts: Sequence[_probe.Attempt], target: Optional[Target], timeout: float
+    host: Host, attempts: Sequence[_probe.Attempt], target: Optional[Target], timeout: float, law: _probe.Law
 ) -> List[_probe.Outcome]:
     families = sorted({attempt.family for attempt in attempts if attempt.skipped is None})
     if not families:
@@ -190,7 +191,8 @@ def _connect(
             sources = {family: _source(target.addresses[family], family) for family in families}
             destination = Destination(target.addresses, sources, random.sample(target.ports, min(slots, len(target.ports))))
         sockets = stack.enter_context(Sockets(attempts))
-        return Client(destination=destination, sockets=sockets, timeout=timeout).run(attempts)
+        held = partial(_probe.held, law=law)
+        return Client(destination=destination, sockets=sockets, timeout=timeout, held=held).run(attempts)
 
 
 def _source(address: str, family: str) -> str:

@@ -196,6 +196,12 @@ def test_protocols_that_are_not_probed_are_named(host: Lab) -> None:
     assert {line["protocol"] for line in result["checks"]} == {"udp"}
 
 
+def test_what_is_held_is_given_up_when_others_have_arrived(host: Lab) -> None:
+    """The kernel sends an opening segment again after a second, and after two more."""
+    fence(host, APP)
+    assert prove(host, APP, timeout=10.0)["counted"] == {"myapp": {"violations": 8, "intrusions": 4}}
+
+
 def test_ports_in_use_are_left_alone(host: Lab) -> None:
     service = {**SERVICE, "source_ports": "50000-50009"}
     fence(host, service)

@@ -51,7 +51,8 @@ def leftovers(host: Lab) -> Dict[str, Any]:
 
 
 def start(host: Lab, **parameters: Any) -> int:
-    """Begin a probe in the background that takes a while; its PID in the lab, once it is connecting."""
+    """Begin a probe in the background that takes a while, as no connection comes about; its PID in the lab, once it is connecting."""
+    host.nft("add table inet silence; add chain inet silence out { type filter hook output priority 100; tcp flags syn drop; }")
     data = json.dumps({"ANSIBLE_MODULE_ARGS": {"services": [SERVICE], "timeout": 60, **parameters}})
     before = interfaces(host)
     command = 'cat > /run/arguments; "$@" < /run/arguments > /run/output 2>&1 & echo $!'

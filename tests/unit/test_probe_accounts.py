@@ -110,7 +110,7 @@ def test_a_probe_of_one_service_asks_about_its_accounts_alone(monkeypatch: pytes
     monkeypatch.setattr(grp, "getgrall", everybody)
     attempted: List[Attempt] = []
 
-    def connect(_host: Host, attempts: Sequence[Attempt], _target: object, _timeout: float) -> List[Outcome]:
+    def connect(_host: Host, attempts: Sequence[Attempt], _target: object, _timeout: float, _law: object) -> List[Outcome]:
         attempted.extend(attempts)
         return [Outcome(error=errno.ETIMEDOUT) for _attempt in attempts]
 

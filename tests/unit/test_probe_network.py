@@ -14,7 +14,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import In
 from ansible_collections.portfence.egress.plugins.module_utils._netns import BLOCKS, Ends, free_ends
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._probe import Account, Attempt
-from ansible_collections.portfence.egress.plugins.module_utils._probe_client import off_beat, read_answer
+from ansible_collections.portfence.egress.plugins.module_utils._probe_client import held_for, off_beat, read_answer
 from ansible_collections.portfence.egress.plugins.module_utils._probe_peer import Arrival, parse_opening
 from ansible_collections.portfence.egress.plugins.module_utils._probe_responder import answer
 from ansible_collections.portfence.egress.plugins.module_utils._probe_run import check_timeout, parse_target
@@ -105,6 +105,19 @@ def test_waiting_does_not_end_near_a_retransmission(timeout: float) -> None:
     wait = off_beat(timeout)
     assert timeout <= wait <= timeout + 0.3
     assert wait < 0.96 or 0.19 < wait % 1.0 < 0.96
+
+
+@pytest.mark.parametrize(
+    ("slowest", "seconds"),
+    [
+        pytest.param(0.001, 0.25, id="others arrive at once"),
+        pytest.param(0.1, 0.5, id="others take a moment"),
+        pytest.param(0.2, 3.2, id="others take so long that the segment would be sent again"),
+        pytest.param(None, 3.2, id="nothing arrives"),
+    ],
+)
+def test_what_should_not_arrive_is_waited_for_as_long_as_others_take(slowest: Optional[float], seconds: float) -> None:
+    assert held_for(slowest, 3.0) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(("data", "port"), [(b"50000", 50000), (b" 7\r\n", 7), (b"", None), (b"SSH-2.0", None), (b"-1\n", None), (b"123456\n", None)])

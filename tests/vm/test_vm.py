@@ -38,8 +38,9 @@ ExecStart=/usr/bin/python3 -I /usr/local/lib/try_early.py {UID} 40001 50001
 WantedBy=network.target
 """
 TALKER = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
+PROTOCOLS = ["tcp", "udp", "sctp"]
 OLD: Dict[str, Any] = {
-    "myapp": {"source_ports": "50000-50999", "uid": UID, "assignment": "app"},
+    "myapp": {"source_ports": "50000-50999", "uid": UID, "assignment": "app", "protocols": PROTOCOLS},
     "web": {"source_ports": "51000-51999"},
 }
 NEW: Dict[str, Any] = {
@@ -78,12 +79,12 @@ def violations(machine: Machine, service: str) -> int:
 
 def tried(machine: Machine) -> List[str]:
     """What the early unit met in this boot."""
-    return [line for line in machine.run("journalctl -b -u try-early.service -o cat").splitlines() if line.startswith(("tcp", "udp"))]
+    return [line for line in machine.run("journalctl -b -u try-early.service -o cat").splitlines() if line.startswith(tuple(PROTOCOLS))]
 
 
 def met(*ports: int, told: str) -> List[str]:
     """The lines of the early unit, if each attempt from these ports ends alike."""
-    return [f"{protocol} {port} over IPv{version}: {told}" for port in ports for version in (4, 6) for protocol in ("tcp", "udp")]
+    return [f"{protocol} {port} over IPv{version}: {told}" for port in ports for version in (4, 6) for protocol in PROTOCOLS]
 
 
 def entered(machine: Machine, *units: str) -> List[int]:
@@ -113,7 +114,7 @@ def test_version_0_1_0_stands_a_reboot(machine: Machine, version_0_1_0: str) -> 
 def stands_a_reboot(machine: Machine) -> None:
     machine.reboot()
     assert tried(machine) == [*met(40001, told="held"), *met(50001, told="sent")]
-    assert violations(machine, "myapp") >= 4
+    assert violations(machine, "myapp") >= 2 * len(PROTOCOLS)
     fence, before_network, early, network = entered(machine, "portfence.service", "network-pre.target", "try-early.service", "systemd-networkd.service")
     assert 0 < fence <= before_network <= early <= network
     assert machine.run("systemctl is-active portfence.service") == "active\n"

@@ -19,7 +19,11 @@ from contextlib import suppress
 from typing import Tuple
 
 PEERS = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
-PROTOCOLS = {"tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP), "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP)}
+PROTOCOLS = {
+    "tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
+    "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
+    "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
+}
 ANY_PROTOCOL = 0x0003  # ETH_P_ALL in <linux/if_ether.h>
 PATIENCE = 1.0  # seconds
 
@@ -43,7 +47,7 @@ def left(version: int, protocol: int, port: int) -> bool:
 def attempt(family: socket.AddressFamily, name: str, port: int) -> str:
     """What became of it."""
     kind, protocol = PROTOCOLS[name]
-    with socket.socket(family, kind) as sock:
+    with socket.socket(family, kind, protocol) as sock:
         sock.setblocking(False)
         sock.bind(("", port))
         with suppress(BlockingIOError, PermissionError):
