@@ -25,7 +25,7 @@ description:
     entered is a failed check.
   - TCP and UDP are probed, as far as the service lists them, over IPv4 and IPv6. RV(not_probed) names the other protocols.
   - Without O(target), V(blocked) means that nothing arrived at the other side, whatever the client was told.
-  - All checks run at the same time, which takes little more than O(timeout) for a few services.
+  - All checks run at the same time, which takes little more than O(timeout) for a few services, and less without O(target).
   - Probes that break the policy on purpose are counted by the fence like any other packet. How many there were is in
     RV(counted), and is added up in C(/run/portfence/probe-counts.json), which M(portfence.egress.fence_info) takes into account.
 requirements:
@@ -70,6 +70,8 @@ options:
     description:
       - Seconds to wait for each connection, from V(0.1) to V(60).
       - TCP may be given up to 0.25 seconds more, so that the wait does not end in the middle of a retransmission.
+      - Without O(target), what the fence should hold is given up sooner, when others have arrived by the same way - after a quarter of a
+        second, or five times what the slowest of those has taken.
     type: float
     default: 1.0
 notes:
