@@ -41,7 +41,7 @@ from typing import Callable, Collection, Dict, List, Mapping, Optional, Sequence
 
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortRange, PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset, ServiceRules
-from ansible_collections.portfence.egress.plugins.module_utils._service import LOG_CEILING, LOG_LEVELS, PREFIX_BYTES, PROTOCOLS
+from ansible_collections.portfence.egress.plugins.module_utils._service import LOG_BURST, LOG_CEILING, LOG_LEVELS, PREFIX_BYTES, PROTOCOLS
 
 FAMILIES = (4, 6)
 HOOKS = {"raw": "OUTPUT", "nat": "POSTROUTING", "mangle": "POSTROUTING", "filter": "OUTPUT"}
@@ -69,8 +69,12 @@ _FASTEST = 10000
 # Shorter than in nftables, so that a name has room: no byte of struct xt_log_info is left behind these.
 _LOGGED_NAME = PREFIX_BYTES["iptables"] - len("violation : ")
 # What all rules of a family may log together: without a mode, hashlimit has one bucket for each name. The kernel finds it by the name and
-# leaves it as the first rule made it, so the name tells the rate.
-_LOG_LIMIT = f"-m hashlimit --hashlimit-upto {LOG_CEILING}/second --hashlimit-burst {LOG_CEILING} --hashlimit-name portfence-{LOG_CEILING}"
+# leaves it as the first rule made it, so the name tells what it is. A bucket that nothing was taken from for so many milliseconds is forgotten;
+# it is full again long before.
+_LOG_LIMIT = (
+    f"-m hashlimit --hashlimit-upto {LOG_CEILING}/second --hashlimit-burst {LOG_BURST}"
+    f" --hashlimit-name portfence-{LOG_CEILING}-{LOG_BURST} --hashlimit-htable-expire {2000 * LOG_BURST // LOG_CEILING}"
+)
 _REJECTS = {4: "icmp-port-unreachable", 6: "icmp6-port-unreachable"}
 
 # Chain to its rules, without "-A" and the chain's name.

@@ -21,7 +21,7 @@ _EMPTY = Part({}, ())
 _REMOVAL = ("filter", "mangle", "nat", "raw")
 _TARGET = re.compile(r" -[jg] ")
 # A limit that several rules share, which the kernel knows by its name.
-_SHARED_LIMIT = re.compile(r"-m hashlimit .*?--hashlimit-name \S+")
+_SHARED_LIMIT = re.compile(r"-m hashlimit .*?--hashlimit-name \S+(?: --hashlimit-htable-expire \d+)?")
 
 
 def transaction(*, live: Listing, wanted: Listing) -> str:

@@ -30,7 +30,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._nft_table import
 )
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset, ServiceRules
-from ansible_collections.portfence.egress.plugins.module_utils._service import LOG_CEILING, PROTOCOLS
+from ansible_collections.portfence.egress.plugins.module_utils._service import LOG_BURST, LOG_CEILING, PROTOCOLS
 
 TABLE = "portfence"
 CHECK_FAMILY = "inet"
@@ -53,7 +53,7 @@ _LEVELS = {"warning": "warn"}
 
 # What all rules of the table may log together: one object, which each of them asks.
 LOG_LIMIT = "logged"
-LOG_LIMIT_TEXT = f"\tlimit {LOG_LIMIT} {{ rate {LOG_CEILING}/second burst {LOG_CEILING} packets }}\n"
+LOG_LIMIT_TEXT = f"\tlimit {LOG_LIMIT} {{ rate {LOG_CEILING}/second burst {LOG_BURST} packets }}\n"
 
 
 @dataclass(frozen=True)

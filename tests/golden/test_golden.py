@@ -73,7 +73,7 @@ def test_policy_in_ruleset_out(case: Path, pytestconfig: pytest.Config) -> None:
 def test_no_packet_makes_anything_grow(case: Path) -> None:
     """Whatever logs has its own limit and that of the host in front of it, and no rule keeps a list of what it saw."""
     # Without a mode, hashlimit has one entry.
-    bucket = "-m hashlimit --hashlimit-upto 50/second --hashlimit-burst 50 --hashlimit-name portfence-50"
+    bucket = "-m hashlimit --hashlimit-upto 5/second --hashlimit-burst 200 --hashlimit-name portfence-5-200 --hashlimit-htable-expire 80000"
     limited_nft = r'\tlimit rate \d+/\w+ limit name "logged" log prefix '
     limited_iptables = rf"-m limit --limit \d+/\w+ --limit-burst [1-5] {bucket} -j LOG "
     for name, text in results(case).items():

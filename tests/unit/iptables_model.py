@@ -201,9 +201,10 @@ _MATCHES: Dict[str, Callable[[_Walk, str], bool]] = {
     "--comment": _comment,
     "--limit": lambda walk, value: not walk.chances.limited,
     "--limit-burst": lambda walk, value: 1 <= int(value) <= 5,
-    "--hashlimit-upto": _same("50/second"),
-    "--hashlimit-burst": _same("50"),
-    "--hashlimit-name": _same("portfence-50"),
+    "--hashlimit-upto": _same("5/second"),
+    "--hashlimit-burst": _same("200"),
+    "--hashlimit-name": _same("portfence-5-200"),
+    "--hashlimit-htable-expire": _same("80000"),
     "--mode": _same("random"),
     "--probability": _probability,
 }

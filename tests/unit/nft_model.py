@@ -113,7 +113,7 @@ def read(body: str, *, members: Sequence[Member] = ()) -> Dict[str, Table]:
             assert found[1] not in table.counters, text
             table.counters.append(found[1])
         elif text.startswith("limit ") and inside == "":
-            assert text == "limit logged { rate 50/second burst 50 packets }" and not table.limits, text
+            assert text == "limit logged { rate 5/second burst 200 packets }" and not table.limits, text
             table.limits.append("logged")
         elif found := re.fullmatch(r"chain (\S+) \{", text):
             assert found[1] not in table.chains, text

@@ -85,7 +85,7 @@ def test_tcp_alone_needs_no_zone_and_no_rule_for_replies() -> None:
 @pytest.mark.parametrize(("rate", "burst"), [("1/day", 1), ("3/day", 3), ("1/minute", 5), ("10000/second", 5)])
 def test_a_burst_is_no_longer_than_a_day(rate: str, burst: int) -> None:
     tables = rules(web={**ONE, "log": {"rate": rate}}).families[4]
-    ceiling = "-m hashlimit --hashlimit-upto 50/second --hashlimit-burst 50 --hashlimit-name portfence-50"
+    ceiling = "-m hashlimit --hashlimit-upto 5/second --hashlimit-burst 200 --hashlimit-name portfence-5-200 --hashlimit-htable-expire 80000"
     assert tables["mangle"]["pf-breach-web"][0].startswith(f"-m limit --limit {rate} --limit-burst {burst} {ceiling} -j LOG ")
 
 

@@ -149,7 +149,7 @@ def test_the_limit_of_the_host_is_there_before_new_chains_ask_it() -> None:
     now = table(chain("a"), owners(u1="a"))
     then = table(chain("b"), {"limit": {"name": "logged"}}, owners(u1="b"))
     assert _plan.preparation(live={"inet": now}, wanted=then, fence=fence) == _plan.Preparation(
-        "table inet portfence {\n\tlimit logged { rate 50/second burst 50 packets }\nB\n}\n",
+        "table inet portfence {\n\tlimit logged { rate 5/second burst 200 packets }\nB\n}\n",
         "flush chain inet portfence b\ndelete chain inet portfence b\ndelete limit inet portfence logged\n",
     )
 
