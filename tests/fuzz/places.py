@@ -28,6 +28,6 @@ PLACES: Dict[str, Place] = {
     "records": Place("records", 2000),
     "lock_file": Place("records", 3000),
     "questions": Place("questions", 1200),
-    "page": Place("writers", 80),
+    "page": Place("writers", 250),
     "files": Place("writers", 1000),
 }

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Tuple
 
-from ansible_collections.portfence.egress.plugins.module_utils import _accounts, _accounts_host, _classid_units, _info, _usage
+from ansible_collections.portfence.egress.plugins.module_utils import _accounts, _accounts_host, _classid_units, _info, _mounts, _usage
 from ansible_collections.portfence.egress.plugins.module_utils._errors import PortFenceError
 from ansible_collections.portfence.egress.tests.fuzz.source import FakeHost, Source, Target, check_message
 
@@ -60,6 +61,7 @@ def _check_sockets(texts: Tuple[str, str, str, str, str]) -> bool:
     groups, net_cls = _classid_units._processes(host)[5]
     assert groups == [f"/user.slice/{group}", f"/user.slice/{group}"] and net_cls == f"/{group}"
     assert set(_accounts_host._processes(host, {0, 1000})) == {1000}
+    _check_mount(name.encode("utf-8"))
     flows = _usage.parse_flows(printed)
     try:
         _info._addresses(host)
@@ -67,6 +69,13 @@ def _check_sockets(texts: Tuple[str, str, str, str, str]) -> bool:
         check_message(str(error))
         return bool(flows)
     return True
+
+
+def _check_mount(name: bytes) -> None:
+    """Root of a user namespace mounts what it likes where it likes; the kernel escapes what would end a field (mangle_path() in fs/seq_file.c)."""
+    shown = re.sub(rb"[ \t\n\\#]", lambda found: b"\\%03o" % found[0][0], name)
+    line = b"36 35 98:0 /%s /mnt/%s rw,noatime master:1 - fuse.%s %s rw,user_id=1000\n" % (shown, shown, shown, shown)
+    assert _mounts.parse_mount(line) == (b"36", (b"98:0", b"/" + name), b"/mnt/" + name)
 
 
 def _accounts_of(source: Source) -> Tuple[str, str, str, str]:
