@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import Problem, shown
 
@@ -94,6 +94,8 @@ class Snapshot:
     :ivar groups: by name, likewise.
     :ivar processes: by UID, "PID (command)" of what runs as it.
     :ivar homes: by account name, the owner's UID of its home if that is a directory; filled for removals with the home.
+    :ivar foreign_ways: by path, what is wrong with the way to a home that is to be created or deleted.
+    :ivar standing: the homes to be created that are there already.
     """
 
     accounts: Mapping[str, Account] = field(default_factory=dict)
@@ -101,6 +103,8 @@ class Snapshot:
     groups: Mapping[str, Group] = field(default_factory=dict)
     processes: Mapping[int, Tuple[str, ...]] = field(default_factory=dict)
     homes: Mapping[str, int] = field(default_factory=dict)
+    foreign_ways: Mapping[str, str] = field(default_factory=dict)
+    standing: FrozenSet[str] = frozenset()
     uid_range: IdRange = IdRange("SYS_UID", 101, 999)
     gid_range: IdRange = IdRange("SYS_GID", 101, 999)
 
@@ -161,6 +165,11 @@ def valid_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def valid_home(home: str) -> bool:
+    """Whether a home can stand in /etc/passwd."""
+    return home.startswith("/") and ":" not in home and not _CONTROL.search(home)
+
+
 def _label(name: str) -> str:
     """A name in a message: as it is when it is a good one, else quoted."""
     return name if valid_name(name) else shown(name)
@@ -176,7 +185,7 @@ def _check_item(item: Wanted) -> List[Problem]:
             problems.append(Problem(f"{item.path}.uid", f"{_label(item.name)} can't have it: {UID_REFUSED[item.uid]}; choose another one"))
         elif not 1 <= item.uid <= _UID_HIGHEST:
             problems.append(Problem(f"{item.path}.uid", f"found {shown(item.uid)}; accepted: 1 to {_UID_HIGHEST}"))
-    if item.home is not None and (not item.home.startswith("/") or ":" in item.home or _CONTROL.search(item.home)):
+    if item.home is not None and not valid_home(item.home):
         problems.append(Problem(f"{item.path}.home", f"found {shown(item.home)}; accepted: an absolute path without : and control characters"))
     if item.create_home and item.home is None:
         problems.append(Problem(f"{item.path}.create_home", "needs home, the directory to create"))

@@ -26,6 +26,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._accounts import 
     parse_login_defs,
     parse_passwd,
     parse_shadow,
+    valid_home,
     valid_name,
 )
 from ansible_collections.portfence.egress.plugins.module_utils._accounts_batch import differing, sysusers_text, together
@@ -39,6 +40,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._accounts_plan im
     shortened,
 )
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
+from ansible_collections.portfence.egress.plugins.module_utils._folder import foreign_step
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._program import failure
 
@@ -110,9 +112,7 @@ def _check_tools(host: Host, plan: Plan) -> None:
     if os.statvfs("/etc").f_flag & os.ST_RDONLY:
         raise HostError("/etc is mounted read-only, so that accounts can't be changed; remount it writable")
     databases = [path for path in _DATABASES if os.path.exists(path)]
-    # A home that is there is left as it is.
-    homes = [item.account.home for item in plan.creations if item.create_home and not os.path.lexists(item.account.home)]
-    host.check_changeable([*databases, *homes])
+    host.check_changeable([*databases, *(item.account.home for item in plan.creations if item.create_home)])
     _check_room(databases)
 
 
@@ -155,12 +155,16 @@ def _observe(host: Host, wanted: Sequence[Wanted], *, processes: bool) -> Snapsh
 
     defs = host.read("/etc/login.defs") or ""
     found = [accounts[item.name] for item in items if item.name in accounts]
+    homes = _homes(found)
+    new = {item.home for item in items if item.create_home and item.name not in accounts and item.home is not None and valid_home(item.home)}
     return Snapshot(
         accounts=accounts,
         holders=holders,
         groups=_groups(host, items, found),
         processes=_processes(host, {account.uid for account in found if account.uid}) if processes else {},
-        homes=_homes(found),
+        homes=homes,
+        foreign_ways=_foreign_ways([*new, *(account.home for account in found if account.name in homes)]),
+        standing=frozenset(home for home in new if os.path.exists(home)),
         uid_range=parse_login_defs(defs, kind="UID"),
         gid_range=parse_login_defs(defs, kind="GID"),
     )
@@ -236,6 +240,12 @@ def _homes(found: Iterable[Account]) -> Dict[str, int]:
         if stat.S_ISDIR(state.st_mode):
             owners[account.name] = state.st_uid
     return owners
+
+
+def _foreign_ways(homes: Iterable[str]) -> Dict[str, str]:
+    """What is wrong with the directories above these homes, of those where something is."""
+    found = {home: foreign_step(os.path.dirname(home.rstrip("/")) or "/") for home in homes}
+    return {home: wrong for home, wrong in found.items() if wrong}
 
 
 # ---- change ----

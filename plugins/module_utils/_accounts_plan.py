@@ -18,7 +18,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._accounts import 
     check_list,
     named_once,
 )
-from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem
+from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, Problem, shown
 
 _WHAT = "the list of accounts"
 _WAY_OUT = "if it shall only be fenced, set manage_account: false for the service"
@@ -26,7 +26,10 @@ _WAY_OUT = "if it shall only be fenced, set manage_account: false for the servic
 
 @dataclass(frozen=True)
 class Creation:
-    """An account to create. :ivar group: the group for it, which exists by then; None makes one of its own name."""
+    """An account to create. :ivar group: the group for it, which exists by then; None makes one of its own name.
+
+    :ivar create_home: whether to create its home too, which is not there yet.
+    """
 
     account: Account
     group: Optional[str]
@@ -98,6 +101,9 @@ def plan_present(wanted: Sequence[Wanted], host: Snapshot, *, shell: str) -> Pla
     # Chosen UIDs first, so that the host doesn't hand one of them to another account.
     for item in sorted(missing, key=lambda item: item.uid is None):
         problems.extend(_check_group(item, missing, host))
+        create_home = item.create_home and item.home not in host.standing
+        if create_home:
+            problems.extend(_check_way(item, missing, host))
         group = groups.get(item.group or item.name)
         account = Account(
             name=item.name,
@@ -108,7 +114,7 @@ def plan_present(wanted: Sequence[Wanted], host: Snapshot, *, shell: str) -> Pla
             shell=shell,
             password="!",
         )
-        creations.append(Creation(account, None if group is None else group.name, item.create_home))
+        creations.append(Creation(account, None if group is None else group.name, create_home))
     problems.extend(_check_room(creations, new_groups, host))
     if problems:
         raise InputError(what=_WHAT, problems=_in_order(problems, wanted))
@@ -265,6 +271,34 @@ def _check_group(item: Wanted, missing: Sequence[Wanted], host: Snapshot) -> Lis
     ]
 
 
+def _check_way(item: Wanted, missing: Sequence[Wanted], host: Snapshot) -> List[Problem]:
+    """Root makes a home only where nobody else can lead it to another place."""
+    home = item.home or ""
+    found = host.foreign_ways.get(home)
+    if found:
+        return [
+            Problem(
+                f"{item.path}.home",
+                f"found {shown(home)}, and {found}; accepted for a home that is created: a path on which all directories and symbolic"
+                " links that are there belong to root, and root alone may write to the directories; or create the home first",
+            )
+        ]
+    outer = [other.name for other in missing if other.create_home and other.name != item.name and _is_inside(home, other.home or "")]
+    if outer:
+        return [
+            Problem(
+                f"{item.path}.home",
+                f"found {shown(home)}, which is inside the home of {shortened(outer)}; accepted for a home that is created:"
+                " one outside of those of other accounts; or create the home first",
+            )
+        ]
+    return []
+
+
+def _is_inside(home: str, other: str) -> bool:
+    return (home.rstrip("/") + "/").startswith(other.rstrip("/") + "/")
+
+
 def _check_room(creations: Sequence[Creation], new_groups: Sequence[Group], host: Snapshot) -> List[Problem]:
     """The host must have an ID left for each account and group that doesn't bring its own (useradd finds out one by one)."""
     uids = [creation.account.uid for creation in creations]
@@ -323,16 +357,22 @@ def _check_removal(item: Wanted, account: Account, host: Snapshot, *, force: boo
 
 def _check_home(item: Wanted, account: Account, host: Snapshot) -> List[Problem]:
     """A home is deleted only if it is nobody else's."""
-    home = account.home.rstrip("/") + "/"
     shared = [
-        other.name
-        for other in host.accounts.values()
-        if other.local and other.name != item.name and (other.home.rstrip("/") + "/").startswith(home)
+        other.name for other in host.accounts.values() if other.local and other.name != item.name and _is_inside(other.home, account.home)
     ]
+    foreign = host.foreign_ways.get(account.home)
     if host.homes[item.name] != account.uid:
         why = f"belongs to UID {host.homes[item.name]}, not to {item.name} (UID {account.uid})"
     elif shared:
         why = f"holds the home of {shortened(shared)}"
+    elif foreign:
+        return [
+            Problem(
+                f"{item.path}.name",
+                f"its home {account.home} is not deleted, because {foreign}, and others than root may have led there;"
+                " leave remove_home out, and delete the home by hand",
+            )
+        ]
     else:
         return []
     return [Problem(f"{item.path}.name", f"its home {account.home} {why} and is not deleted; leave remove_home out")]

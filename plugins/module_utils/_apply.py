@@ -356,21 +356,12 @@ class FenceOfHost:
             raise
         if steps.units.concerned:
             self._units.loaded()
-        if steps.remember_by is not None:
-            self._store.remember(outcome.services_before, backend=outcome.backend_before, by=steps.remember_by)
-        if steps.bpf.assignments:
-            # The fence translates what these leave, so it has to be there before they change.
-            self._bpf.run(steps.bpf)
-        for service in steps.write:
-            self._store.write(service)
-        for name in steps.forget:
-            self._store.remove(name)
-        if steps.forget:
-            forget_services(self._host, steps.forget)
-        if steps.counters_restart:
-            self._store.forget_probes()
-        if steps.install_unit:
-            self._unit.install()
+        try:
+            self._record(outcome, steps)
+        except HostError as error:
+            if not steps.install_unit:
+                raise
+            raise HostError(f"{error}; the kernel has the fence, and not all is there that loads it at boot: mend that, and run again") from error
         if steps.launcher is not None:
             self._launcher.write(steps.launcher)
         for backend, change in steps.remove_fences:
@@ -386,6 +377,24 @@ class FenceOfHost:
             self._launcher.remove()
             self._store.remove_all()
             self._host.remove_lock()
+
+    def _record(self, outcome: Outcome, steps: _Steps) -> None:
+        """Store what the fence is made of, and have a boot load it."""
+        if steps.remember_by is not None:
+            self._store.remember(outcome.services_before, backend=outcome.backend_before, by=steps.remember_by)
+        if steps.bpf.assignments:
+            # The fence translates what these leave, so it has to be there before they change.
+            self._bpf.run(steps.bpf)
+        for service in steps.write:
+            self._store.write(service)
+        for name in steps.forget:
+            self._store.remove(name)
+        if steps.forget:
+            forget_services(self._host, steps.forget)
+        if steps.counters_restart:
+            self._store.forget_probes()
+        if steps.install_unit:
+            self._unit.install()
 
     @staticmethod
     def _promote(staged: Staged, *, loaded: bool) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import glob
 import os
 import re
-import stat
 from typing import Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._classid_files import DROP_IN, value_of
 from ansible_collections.portfence.egress.plugins.module_utils._classid_plan import UnitFacts
+from ansible_collections.portfence.egress.plugins.module_utils._folder import foreign_step
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 
 _COMMANDS = ("ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost")
@@ -125,24 +125,16 @@ def _flags(commands: Sequence[str]) -> set[str]:
 
 
 def _writable(path: str) -> Optional[str]:
-    """Why somebody else than root can write to a file, or create it; None when nobody can.
+    """Why somebody else than root can write to a file, create it, or put another one in its place; None when nobody can.
 
     pam_exec(8) hands the variables of the session to its program, and systemd hands those of the unit to the session.
     With LD_PRELOAD among them, whoever writes such a file is root.
     """
-    folder = "/"
-    parts = [part for part in os.path.realpath(path).split("/") if part]
-    for last, part in zip([False] * (len(parts) - 1) + [True], parts):
-        folder = os.path.join(folder, part)
-        try:
-            found = os.lstat(folder)
-        except FileNotFoundError:
-            return None if last else f"{folder} is not there, so nobody knows who will write to it"
-        except OSError as error:
-            return f"{folder}: {error.strerror}"
-        if found.st_uid != 0 or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return f"{folder} belongs to UID {found.st_uid} with mode {stat.S_IMODE(found.st_mode):04o}"
-    return None
+    step = foreign_step(path)
+    if step:
+        return step
+    folder = os.path.dirname(os.path.realpath(path))
+    return None if os.path.isdir(folder) else f"{folder} is not there, so nobody knows who will write to it"
 
 
 def _processes(host: Host) -> Dict[int, Tuple[List[str], str]]:

@@ -112,8 +112,40 @@ def _walk(path: str, opened: ExitStack) -> int:
     return handle
 
 
+def foreign_step(path: str) -> str:
+    """What on the way to a path, itself included, another account than root may change, so that it leads elsewhere; empty for nothing.
+
+    What is not there yet is nobody's.
+    """
+    place = "/"
+    parts = _parts(path)
+    links = 0
+    while True:
+        # All above it is root's, and no link: it stays what it is.
+        try:
+            found = os.lstat(place)
+        except FileNotFoundError:
+            return f"{place} is not there, so that nobody knows where .. leads" if ".." in parts else ""
+        except OSError as error:
+            return f"{place} can't be looked at: {error.strerror}"
+        if stat.S_ISLNK(found.st_mode):
+            if found.st_uid != 0:
+                return f"{place} is a symbolic link of UID {found.st_uid}"
+            links += 1
+            if links > _MOST_LINKS:
+                return f"more than {_MOST_LINKS} symbolic links lead to it"
+            target = os.readlink(place)
+            parts = _parts(target) + parts
+            place = "/" if target.startswith("/") else os.path.dirname(place)
+        elif not is_roots(found):
+            return f"{place} belongs to UID {found.st_uid} with mode {stat.S_IMODE(found.st_mode):04o}"
+        if not parts:
+            return ""
+        place = os.path.normpath(os.path.join(place, parts.pop(0)))
+
+
 def _parts(path: str) -> List[str]:
-    return [part for part in path.split("/") if part]
+    return [part for part in path.split("/") if part not in ("", ".")]
 
 
 def _open(name: str, folder: Optional[int], opened: ExitStack) -> int:

@@ -89,7 +89,7 @@ notes:
     service, with all rights and before any sandbox. Only root can put a process in. systemd keeps a small process C((sd-pam\)) in
     the unit while it runs. A unit without C(User=) gets C(User=root) in the drop-in, because it would have no session.
   - Refused are units with a C(PAMName=) of their own, with C(+) or C(!) in front of the program of C(ExecStart=), and those that read an
-    C(EnvironmentFile=) to which others than root can write. Other commands of the unit with such a prefix run outside of the
+    C(EnvironmentFile=) to which others than root can write, or lead its path. Other commands of the unit with such a prefix run outside of the
     cgroup, and the module warns of them.
   - Listening sockets of a socket unit belong to systemd until the service has them.
   - Before Linux 5.15 the first classid switches the matching of cgroup v2 (the selector C(unit)) off on the whole host. The

@@ -69,7 +69,10 @@ options:
       create_home:
         description:
           - Whether to create O(accounts[].home), empty and owned by the account, when the account is created.
-          - The directory of an existing account is left alone.
+          - The directory of an existing account is left alone, and so is a home that is there already.
+          - Refused where another account than root could lead the path elsewhere. All directories and symbolic links on it that
+            are there have to belong to root, and root alone may write to the directories. So a home below C(/tmp), or inside the home
+            of another account, has to be created first.
         type: bool
         default: false
       comment:
@@ -92,7 +95,8 @@ options:
   remove_home:
     description:
       - With O(state=absent), delete the home directory and the mail spool too.
-      - Refused where the home directory belongs to another UID or holds the home of another account.
+      - Refused where the home directory belongs to another UID or holds the home of another account, or where another account
+        than root could lead the path elsewhere, as with O(accounts[].create_home).
     type: bool
     default: false
 """

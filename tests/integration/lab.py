@@ -4,7 +4,7 @@
 """A throwaway Linux host, and a peer that sees what it sends. For the demo and the integration tests.
 
 The lab has network, mount, UTS and PID namespaces of its own on this machine's kernel: /etc, /var, /root,
-/home and /usr/local are overlays, /run is empty, and of /proc/sys only net can be written. Root in the lab is the machine's root,
+/home, /srv and /usr/local are overlays, /run is empty, and of /proc/sys only net can be written. Root in the lab is the machine's root,
 so nothing else holds a program back: files outside of those directories are the machine's.
 A cable joins the lab (192.0.2.2, 2001:db8:0:1::2) to its peer (192.0.2.1, 2001:db8:0:1::1), which tells each
 client the source port that it saw. Everything is anonymous and goes away with the process that made it.

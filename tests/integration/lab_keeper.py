@@ -36,7 +36,7 @@ PORT = 7000  # where the peer answers, TCP and UDP
 LAB_ADDRESSES = {4: "192.0.2.2", 6: "2001:db8:0:1::2"}
 PEER_ADDRESSES = {4: "192.0.2.1", 6: "2001:db8:0:1::1"}
 PREFIX_LENGTH = {4: 24, 6: 64}
-OVERLAID = ("/etc", "/var", "/root", "/home", "/usr/local")
+OVERLAID = ("/etc", "/var", "/root", "/home", "/srv", "/usr/local")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # <sched.h>, <sys/mount.h>, <sys/prctl.h>

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A disk that is full, read-only, or has an immutable file on it, for the modules other than fence: told in one message, and nothing is half done.
 
-Those of the module fence are in test_hostile_host.py and test_fence_faults.py.
+Those of the module fence are in test_hostile_disk_fence.py, test_hostile_host.py and test_fence_faults.py.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from lab import Lab
 from net_cls import NetClsLab
 
 UNIT = "/etc/systemd/system"
+ETC_OF_ITS_OWN = "mkdir /run/etc; mount -t tmpfs -o mode=755 none /run/etc; cp -a /etc/. /run/etc; mount --move /run/etc /etc; rmdir /run/etc"
 
 
 def state_of_edge(lab: Lab) -> str:
@@ -110,8 +111,7 @@ def fixture_case(request: pytest.FixtureRequest) -> Case:
 def fixture_host(case: Case) -> Iterator[Lab]:
     """Its /etc is a file system of its own."""
     with case.kind() as lab:
-        script = "mkdir /run/etc; mount -t tmpfs -o mode=755 none /run/etc; cp -a /etc/. /run/etc; mount --move /run/etc /etc; rmdir /run/etc"
-        lab.run(["sh", "-c", script])
+        lab.run(["sh", "-c", ETC_OF_ITS_OWN])
         yield lab
 
 

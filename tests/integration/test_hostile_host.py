@@ -27,6 +27,25 @@ RESERVED = {"name": "site", "reserved_ports": ["50000-50999"]}
 NAMESPACE = {"name": "boxed", "source_ports": "52000-52099"}
 
 
+class IptablesLab(Lab):
+    """A lab whose fence is one of iptables."""
+
+    variant = "nft"
+
+    def __enter__(self) -> Lab:
+        super().__enter__()
+        try:
+            self.use_iptables(self.variant)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+
+class LegacyLab(IptablesLab):
+    variant = "legacy"
+
+
 @pytest.fixture(name="host")
 def fixture_host(lab: Lab) -> Lab:
     lab.add_user("myapp", USER)
@@ -174,25 +193,45 @@ MODULES: Dict[str, Dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_programs_that_are_planted_in_the_path_are_not_run(module: str) -> None:
-    with NetClsLab() if module == "cgroup_classid" else Lab() as host:
+# What the fence is made of, where it is not nftables alone: the lab, and what the module is told.
+FENCES: Dict[str, Tuple[Type[Lab], Dict[str, Any]]] = {
+    "nftables": (Lab, {}),
+    "iptables-nft": (IptablesLab, {"backend": "iptables"}),
+    "iptables-legacy": (LegacyLab, {"backend": "iptables"}),
+    "bpf": (BpfLab, {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "fence"),
+    [*((module, "nftables") for module in MODULES), *((module, fence) for fence in list(FENCES)[1:] for module in ("fence", "fence_info", "port_probe"))],
+)
+def test_programs_that_are_planted_in_the_path_are_not_run(module: str, fence: str) -> None:
+    kind, backend = FENCES[fence]
+    with NetClsLab() if module == "cgroup_classid" else kind() as host:
         host.add_user("myapp", USER)
-        host.module("fence", services=[MYAPP])
+        service = {"assignment": fence} if fence == "bpf" else {}
+        params = {**MODULES[module], **(backend if module == "fence" else {})}
+        if "services" in params:
+            params["services"] = [{**item, **service} for item in params["services"]]
+        begun = host.module("fence", services=[{**MYAPP, **service}], **backend)
+        assert begun["backend"] == backend.get("backend", "nftables")
+        assert begun["assignments"]["myapp"] == service.get("assignment", "rewrite")
         shell(host, "mkdir -p /var/lib/metrics")
         host.run(["/usr/bin/python3", "-I", "-"], data=PLANT)
         environment = {"PATH": PLANTED_PATH, "PYTHONPATH": host.collections()}
         # Whoever looks for a program there finds that one, and who loads a library the empty one.
-        look_up = [sys.executable, "-c", "import subprocess\nfor name in ('nft', 'ip', 'useradd', 'sh', 'ss'): subprocess.run([name], check=True)"]
-        host.run(look_up, env=environment)
-        found = [f"/home/planted/{name}" for name in ("nft", "ip", "useradd", "sh", "ss")]
-        assert host.run(["cat", "/run/planted"]).out.split() == found
+        names = ["nft", "ip", "useradd", "sh", "ss", "iptables", "ip6tables-save", "iptables-restore", "bpftool"]
+        host.run([sys.executable, "-c", f"import subprocess\nfor name in {names}: subprocess.run([name], check=True)"], env=environment)
+        assert host.run(["cat", "/run/planted"]).out.split() == [f"/home/planted/{name}" for name in names]
         planted = {"LD_LIBRARY_PATH": "/home/planted"}
         assert "file too short" in host.run(["/usr/bin/env", "LD_LIBRARY_PATH=/home/planted", "/usr/sbin/nft", "--version"], check=False).err
         host.run(["rm", "/run/planted"])
         # Python is started with that path, and sets the other for the programs that it starts.
-        code = f"import os, runpy; os.environ.update({planted}); runpy.run_module({name_of(module)!r}, run_name='__main__')"
-        data = json.dumps({"ANSIBLE_MODULE_ARGS": MODULES[module]})
+        # A probe of bpf connects from the cgroup that has the programs.
+        join = "open('/sys/fs/cgroup/cgroup.procs', 'w').write('0')" if fence == "bpf" else "pass"
+        code = f"import os, runpy; {join}; os.environ.update({planted}); runpy.run_module({name_of(module)!r}, run_name='__main__')"
+        data = json.dumps({"ANSIBLE_MODULE_ARGS": params})
         result = json.loads(host.run([sys.executable, "-c", code], data=data, check=False, env=environment).out)
         assert not result.get("failed"), result["msg"]
         assert result["changed"] == (module not in ("fence_info", "preview", "port_probe"))
@@ -247,6 +286,16 @@ RUNS: Dict[Type[Lab], List[Tuple[str, Dict[str, Any]]]] = {
         ("port_probe", {"services": [MYAPP]}),
         ("fence", {"services": [MOVED]}),
     ],
+    **{
+        kind: [
+            ("service_account", {"accounts": [{"name": "another"}]}),
+            ("fence", {"services": [MYAPP, {"name": "other", "user": "another", "source_ports": "53000-53099"}], "backend": "iptables"}),
+            ("fence_info", {}),
+            ("port_probe", {"services": [MYAPP]}),
+            ("fence", {"services": [MOVED], "backend": "iptables"}),
+        ]
+        for kind in (IptablesLab, LegacyLab)
+    },
     NetClsLab: [("cgroup_classid", CGROUPS)],
     BpfLab: [("fence", {"services": [BPF], "purge": True}), ("fence", {"services": [{**BPF, "source_ports": "51000-51999"}], "purge": True})],
 }
@@ -281,7 +330,7 @@ def documented(kind: str, path: str) -> str:
     return "root:root 600" if path.endswith(".lock") else "root:root 644"
 
 
-@pytest.mark.parametrize(("kind", "count"), [(Lab, 40), (NetClsLab, 9), (BpfLab, 24)])
+@pytest.mark.parametrize(("kind", "count"), [(Lab, 40), (IptablesLab, 20), (LegacyLab, 20), (NetClsLab, 9), (BpfLab, 24)])
 @pytest.mark.parametrize("umask", ["000", "077"])
 def test_no_umask_matters(kind: Type[Lab], count: int, umask: str) -> None:
     found = [line.split() for line in made(kind, umask)]
