@@ -24,6 +24,9 @@ NO_FENCE, OWN_PORTS = "no fence", "own ports"
 # The range of an account that uses it up; no other attempt has left a connection there.
 FEW = range(60000, 60016)
 
+# What is met where the kernel gives what only an administrator has.
+ALLOWED = "ALLOWED"
+
 _port = 0
 met: List[str] = []
 
@@ -149,10 +152,10 @@ def use_passed_on(uid: int, elsewhere: Callable[[], None]) -> None:
                 send(sock, PEER[family])
 
 
-def by_program(*python: str) -> None:
-    """Have a Python that is started like this bind ports outside."""
+def by_program(*python: str, name: str = "bind") -> None:
+    """Have a Python that is started like this make another attempt: bind ports outside."""
     program = Path(__file__).with_name("attacks.py")
-    done = subprocess.run([*python, "-EsB", program, "bind", str(_port)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*python, "-EsB", program, name, str(_port)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     met.extend(done.stdout.split())

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from typing import List, Tuple
 
 from attempt import (
     ANY,
@@ -40,18 +41,30 @@ from attempt import (
 )
 
 
+_OF_ROOT = ("transparent", "mark", "raw")
+
+
 @attempt("a user namespace, in which it is root")
 def user_namespace() -> None:
     _in_namespaces("--user", "--map-root-user")
 
 
-@attempt("a user and a network namespace", "it has no way out of there: no interface of the host can be moved in")
+@attempt(
+    "as root of such a namespace: `IP_TRANSPARENT`, `IPV6_TRANSPARENT`, `SO_MARK`, raw and packet sockets",
+    "what it may do there does not count in the network namespace of the host. ALLOWED would stand here otherwise, as in the next line",
+)
+def user_namespace_as_root() -> None:
+    _in_namespaces("--user", "--map-root-user", names=_OF_ROOT)
+
+
+@attempt("a user and a network namespace: the same, and binds ports", "it has no way out of there: no interface of the host can be moved in")
 def network_namespace() -> None:
-    _in_namespaces("--user", "--map-root-user", "--net")
+    _in_namespaces("--user", "--map-root-user", "--net", names=(*_OF_ROOT, "bind"))
 
 
-def _in_namespaces(*which: str) -> None:
-    by_program("unshare", *which, sys.executable)
+def _in_namespaces(*which: str, names: Tuple[str, ...] = ("bind",)) -> None:
+    for name in names:
+        by_program("unshare", *which, sys.executable, name=name)
 
 
 @attempt("double fork, a new session, another program", "children are the same account")
@@ -133,39 +146,66 @@ def replies() -> None:
         sock.close()
 
 
+def _outside(kind: socket.SocketKind, held: ExitStack) -> List[Tuple[socket.socket, str]]:
+    """A socket for each family that is bound outside, and the address of the peer. All of them are closed with `held`."""
+    opened = []
+    for family in FAMILIES:
+        sock = held.enter_context(socket.socket(family, kind))
+        bind_outside(sock, family)
+        sock.settimeout(10)
+        opened.append((sock, PEER[family]))
+    return opened
+
+
 @attempt("a TCP connection from outside that was open before the fence", "what is open is not cut, nor judged. Restart what has to be judged", before=NO_FENCE)
 def old_connection() -> None:
-    with socket.socket() as sock:
-        bind_outside(sock, socket.AF_INET)
-        sock.settimeout(10)
-        sock.connect((PEER[socket.AF_INET], TARGET))
-        sock.recv(100)
+    with ExitStack() as held:
+        opened = _outside(socket.SOCK_STREAM, held)
+        for sock, to in opened:
+            sock.connect((to, TARGET))
+            sock.recv(100)
         wait()
-        sock.sendall(b"still there?")
-        if sock.recv(100) != b"still there?":
-            met.append("CUT")
+        for sock, _to in opened:
+            sock.sendall(b"still there?")
+            if sock.recv(100) != b"still there?":
+                met.append("CUT")
 
 
 @attempt("a UDP socket outside that was in use before the fence", before=NO_FENCE)
 def old_datagrams() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        bind_outside(sock, socket.AF_INET)
-        sock.settimeout(10)
-        sock.connect((PEER[socket.AF_INET], TARGET))
-        sock.send(b"before")
-        sock.recv(100)
+    with ExitStack() as held:
+        opened = _outside(socket.SOCK_DGRAM, held)
+        for sock, to in opened:
+            sock.connect((to, TARGET))
+            sock.send(b"before")
+            sock.recv(100)
         wait()
-        with Noted():
-            sock.send(b"after")
+        for sock, _to in opened:
+            with Noted():
+                sock.send(b"after")
+
+
+@attempt("the same with `sendto` on a socket that was never connected", before=NO_FENCE)
+def old_unconnected() -> None:
+    with ExitStack() as held:
+        opened = _outside(socket.SOCK_DGRAM, held)
+        for sock, to in opened:
+            sock.sendto(b"before", (to, TARGET))
+            sock.recv(100)
+        wait()
+        for sock, to in opened:
+            with Noted():
+                sock.sendto(b"after", (to, TARGET))
 
 
 @attempt("a TCP socket that was bound before the fence, and connects after it", before=NO_FENCE)
 def old_socket() -> None:
-    with socket.socket() as sock:
-        bind_outside(sock, socket.AF_INET)
+    with ExitStack() as held:
+        opened = _outside(socket.SOCK_STREAM, held)
         wait()
-        with Noted():
-            send(sock, PEER[socket.AF_INET])
+        for sock, to in opened:
+            with Noted():
+                send(sock, to)
 
 
 @attempt("a TCP connection of its range, after the range has moved", "as above", before=OWN_PORTS)
@@ -176,6 +216,11 @@ def moved_connection() -> None:
 @attempt("a UDP socket of its range, in use, after the range has moved", before=OWN_PORTS)
 def moved_datagrams() -> None:
     old_datagrams()
+
+
+@attempt("the same with `sendto` on a socket that was never connected", before=OWN_PORTS)
+def moved_unconnected() -> None:
+    old_unconnected()
 
 
 @attempt("a TCP socket that was bound in its range, and connects after the range has moved", before=OWN_PORTS)

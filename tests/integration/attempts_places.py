@@ -15,11 +15,10 @@ import sys
 from typing import Callable, Dict, Tuple
 
 from attempt import KINDS, PEER, Attempt, Noted, become, bind_outside, by_program, each, fresh, met, send, use_passed_on
-from attempts_sockets import IP_FREEBIND, IPV6_FREEBIND
+from attempts_sockets import IP_FREEBIND, IPV6_FREEBIND, mark
 
 UID = 20001
-# <linux/sched.h>, <asm-generic/socket.h>
-_CLONE_NEWNET, _SO_MARK = 0x40000000, 36
+_CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 # Where processes are put into cgroups, except into those that are mounted below these.
 _HIERARCHIES = ("/sys/fs/cgroup", "/run/portfence/net_cls")
 # In a cgroup namespace of its own, in which the account is root, the cgroup looks like the root of the hierarchy.
@@ -91,12 +90,7 @@ def place_double_fork() -> None:
 
 @attempt_in_place("marks its packets itself (`SO_MARK`)", "needs CAP_NET_ADMIN or CAP_NET_RAW")
 def place_mark() -> None:
-    def prepare(sock: socket.socket, family: socket.AddressFamily) -> None:
-        with Noted():
-            sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, 1)
-        bind_outside(sock, family)
-
-    each(prepare)
+    mark()
 
 
 @attempt_in_place(

@@ -8,11 +8,11 @@ from __future__ import annotations
 import socket
 import struct
 
-from attempt import ANY, FAMILIES, KINDS, PEER, TARGET, Noted, attempt, bind_outside, each, fresh, send
+from attempt import ALLOWED, ANY, FAMILIES, KINDS, PEER, TARGET, Noted, attempt, bind_outside, each, fresh, met, send
 
 # <linux/in.h>, <linux/in6.h>, <linux/socket.h>, <linux/sched.h>
 IP_OPTIONS, IP_FREEBIND, IP_TRANSPARENT, IP_LOCAL_PORT_RANGE, IPV6_DSTOPTS, MSG_FASTOPEN = 4, 15, 19, 51, 59, 0x20000000
-IPV6_FREEBIND = 78  # <linux/in6.h>
+IPV6_TRANSPARENT, IPV6_FREEBIND = 75, 78  # <linux/in6.h>
 IPPROTO_MPTCP, IPPROTO_UDPLITE, IPPROTO_SCTP = 262, 136, 132
 
 
@@ -196,13 +196,28 @@ def free_bind() -> None:
                 send(sock, PEER[family])
 
 
-@attempt("`IP_TRANSPARENT`", "needs CAP_NET_ADMIN or CAP_NET_RAW")
+@attempt("`IP_TRANSPARENT`, `IPV6_TRANSPARENT`", "need CAP_NET_ADMIN or CAP_NET_RAW")
 def transparent() -> None:
-    for kind in KINDS:
-        with Noted(), socket.socket(socket.AF_INET, kind) as sock:
-            sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
-            sock.bind(("192.0.2.77", fresh()))
-            send(sock, PEER[socket.AF_INET])
+    addresses = {socket.AF_INET: "192.0.2.77", socket.AF_INET6: "2001:db8:0:1::77"}
+    options = {socket.AF_INET: (socket.IPPROTO_IP, IP_TRANSPARENT), socket.AF_INET6: (socket.IPPROTO_IPV6, IPV6_TRANSPARENT)}
+    for family, address in addresses.items():
+        for kind in KINDS:
+            with Noted(), socket.socket(family, kind) as sock:
+                sock.setsockopt(*options[family], 1)
+                met.append(ALLOWED)
+                sock.bind((address, fresh()))
+                send(sock, PEER[family])
+
+
+@attempt("marks its packets itself (`SO_MARK`)", "needs CAP_NET_ADMIN or CAP_NET_RAW")
+def mark() -> None:
+    def prepare(sock: socket.socket, family: socket.AddressFamily) -> None:
+        with Noted():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 1)
+            met.append(ALLOWED)
+        bind_outside(sock, family)
+
+    each(prepare)
 
 
 @attempt("raw and packet sockets", "need CAP_NET_RAW. With it, a program writes past every rule: a service must not have it")
@@ -210,3 +225,4 @@ def raw() -> None:
     for family, kind, protocol in ((socket.AF_INET, socket.SOCK_RAW, 17), (socket.AF_INET6, socket.SOCK_RAW, 17), (socket.AF_PACKET, socket.SOCK_RAW, 0)):
         with Noted():
             socket.socket(family, kind, protocol).close()
+            met.append(ALLOWED)

@@ -5,20 +5,23 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from lab import Lab, LabError
+from lab import Lab, LabError, Node
 from lab_keeper import PATH, PEER_ADDRESSES, PORT
 from module_server import Supervised
 
 # Ports that no policy of these tests allows, one for each socket.
 OUTSIDE = 40000
 
-# Sends all the time until its standard input ends, and prints how often.
+# Sends all the time until its standard input ends, and prints how often it tried, and which attempts of each kind the kernel did not refuse.
 _SENDER = """
-import select, socket, struct, sys
+import errno, json, select, socket, struct, sys
+# A port whose last connection is not over yet can't be used again. Any other error is one of the test.
+NO = errno.EPERM, errno.ECONNREFUSED, errno.EADDRNOTAVAIL, errno.EADDRINUSE
 port, own, tried, pairs = int(sys.argv[1]), int(sys.argv[2]), 0, []
 def opened(address, kind, own):
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
@@ -32,8 +35,9 @@ def opened(address, kind, own):
 for number, (address, kind) in enumerate((address, kind) for address in sys.argv[3:] for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)):
     ours = own and own + number
     pairs.append((kind == socket.SOCK_DGRAM and opened(address, kind, ours), address, ours))
+taken = [0] * len(pairs)
 while True:
-    for sock, address, ours in pairs:
+    for number, (sock, address, ours) in enumerate(pairs):
         tried += 1
         try:
             if sock:
@@ -42,14 +46,19 @@ while True:
                 # A socket sends one SYN, and is as good as deaf when that is dropped.
                 with opened(address, socket.SOCK_STREAM, ours) as opening:
                     opening.connect((address, port))
-        except OSError:
+        except BlockingIOError:
             pass
+        except OSError as error:
+            if error.errno not in NO:
+                raise
+            continue
+        taken[number] += 1
     if tried == len(pairs):
         print("ready", flush=True)
     # Whoever is tested may be done at once; one more round then.
     elif select.select([sys.stdin], [], [], 0.0002)[0]:
         break
-print(tried)
+print(json.dumps([tried, taken]))
 """
 
 
@@ -61,10 +70,13 @@ class Pressure:
 
         :param enter: a command that becomes that one, and then runs what stands behind it.
         :param port: the first of four, or 0 for those of the kernel's choice.
+
+        When it is over, `tried` says how often it tried, and `taken` how many attempts of each of the four kinds the kernel did not refuse at once.
         """
         addresses = [PEER_ADDRESSES[family] for family in (4, 6)]
         self._command = [*lab.enter, *enter, "/usr/bin/python3", "-I", "-c", _SENDER, str(PORT), str(port), *addresses]
         self.tried = 0
+        self.taken: List[int] = []
 
     def __enter__(self) -> Pressure:
         self._process = subprocess.Popen(
@@ -76,7 +88,10 @@ class Pressure:
         return self
 
     def __exit__(self, *_about: object) -> None:
-        self.tried = int(self._process.communicate()[0] or 0)
+        said = self._process.communicate()[0]
+        if self._process.returncode != 0:
+            raise LabError("the sender met an error that no fence gives")
+        self.tried, self.taken = json.loads(said)
 
 
 def either(seen: Any, expected: Sequence[Any]) -> bool:
@@ -89,6 +104,29 @@ def each(seen: Sequence[Any], expected: Sequence[Sequence[Any]]) -> bool:
     return len(seen) == len(expected[0]) and all(part in parts for part, parts in zip(seen, zip(*expected)))
 
 
+def remove_fence(lab: Lab) -> None:
+    """Take the fence away, whatever it is made of."""
+    assert not lab.module("fence", services=[], state="absent", purge=True).get("failed")
+
+
+@dataclass(frozen=True)
+class Press:
+    """Whoever must not get out while a module goes from one state to the other.
+
+    :ivar begin: somebody who tries, once the first state is there.
+    :ivar let_out: takes away what holds it in the first state.
+    :ivar counts: the end of the cable whose counter `leaked` has its packets that got out.
+    """
+
+    begin: Callable[[Lab], Pressure]
+    let_out: Callable[[Lab], None] = remove_fence
+    counts: Callable[[Lab], Node] = lambda lab: lab.peer
+
+    def leaked(self, lab: Lab) -> int:
+        """How many of its packets got out so far."""
+        return self.counts(lab).counter("inet watch", "leaked")
+
+
 @dataclass(frozen=True)
 class Subject:
     """A module, and two states to go to and fro between.
@@ -97,7 +135,7 @@ class Subject:
     :ivar look: what the kernel has of it, or the files that programs read; compared with what it is when all went well.
     :ivar whole: whether what is seen after a crash is good, given what the two states look like.
     :ivar booted: the same for what is seen after a boot.
-    :ivar press: whoever must not get out in the meantime. :ivar leaked: how many of its packets did.
+    :ivar press: whoever must not get out in the meantime.
     """
 
     module: str
@@ -105,8 +143,7 @@ class Subject:
     look: Callable[[Lab], Any]
     whole: Callable[[Any, Sequence[Any]], bool] = either
     booted: Callable[[Any, Sequence[Any]], bool] = either
-    press: Optional[Callable[[Lab], Pressure]] = None
-    leaked: Callable[[Lab], int] = lambda lab: 0
+    press: Optional[Press] = None
 
 
 @dataclass
@@ -124,6 +161,8 @@ def crash(lab: Lab, modules: Supervised, subject: Subject, *, points: Optional[i
         makes it, and everything at once.
     :param among: where it is not all of them, those with this in their text.
     """
+    if subject.press is not None:
+        _would_be_seen(lab, subject, subject.press)
     expected: List[Any] = []
     for state in subject.states:
         assert converge(lab, subject, state) == []
@@ -138,6 +177,17 @@ def crash(lab: Lab, modules: Supervised, subject: Subject, *, points: Optional[i
         for to, (number, everybody) in enumerate(pair):
             _crash_once(lab, modules, subject, crashes, expected, to=to, kill=number, everybody=everybody)
     return crashes
+
+
+def _would_be_seen(lab: Lab, subject: Subject, press: Press) -> None:
+    """Whoever nothing holds gets out, with every kind of packet, and is counted. The first state is there afterwards, but for what holds."""
+    assert converge(lab, subject, subject.states[0]) == []
+    press.let_out(lab)
+    with press.begin(lab) as pressure:
+        pass
+    assert all(pressure.taken), f"nothing holds the sender, and of {pressure.tried} attempts the kernel took {pressure.taken}"
+    assert press.leaked(lab) >= len(pressure.taken), f"nothing holds the sender, and {press.leaked(lab)} of {pressure.tried} packets are counted"
+    press.counts(lab).nft("reset counter inet watch leaked")
 
 
 def _calls(modules: Supervised, subject: Subject, to: int) -> List[str]:
@@ -180,11 +230,11 @@ def _crash_once(
     if subject.press is None:
         calls = modules.run(subject.module, subject.states[to], **how)["calls"]
     else:
-        with subject.press(lab) as pressure:
+        with subject.press.begin(lab) as pressure:
             calls = modules.run(subject.module, subject.states[to], **how)["calls"]
-        if pressure.tried <= 4 or subject.leaked(lab):
+        if pressure.tried <= 4 or subject.press.leaked(lab):
             # The first round is not enough to have been there all the time.
-            crashes.problems.append(f"{subject.module} {how}: of {pressure.tried} packets {subject.leaked(lab)} got out so far")
+            crashes.problems.append(f"{subject.module} {how}: of {pressure.tried} packets {subject.press.leaked(lab)} got out so far")
     where = f"{subject.module} to state {to}, {'all' if everybody else 'one'} killed at call {kill}"
     if len(calls) > kill:
         where = f"{where}, {calls[kill]}"

@@ -22,8 +22,10 @@ from typing import Tuple
 PEER = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8:0:1::1"}
 # Ports that no policy of the test allows.
 OUTSIDE = range(40000, 45000)
+# What a fence says.
+_NO = (errno.EPERM, errno.ECONNREFUSED)
 # A port whose last connection to the peer is not over yet can't be used again, nor one that the kernel has given to somebody meanwhile.
-_NO = (errno.EPERM, errno.ECONNREFUSED, errno.EADDRNOTAVAIL, errno.EADDRINUSE)
+_TAKEN = (errno.EADDRNOTAVAIL, errno.EADDRINUSE)
 
 
 def apply(count: int, backend: str) -> None:
@@ -42,7 +44,7 @@ def apply(count: int, backend: str) -> None:
 
 
 def press(stop: str, low: int, high: int) -> None:
-    """Prints how often it tried, and how often the kernel said no at once."""
+    """Prints how often it tried, and how often the fence said no at once."""
     tried = refused = 0
     staying = [_Staying(family, low + number) for number in range(10) for family in PEER]
     for port in itertools.cycle(range(low, high + 1)):
@@ -68,13 +70,13 @@ class _Staying:
             self._sock.connect((PEER[family], 7000))
 
     def try_again(self) -> int:
-        """How often the kernel said no."""
+        """How often the fence said no."""
         try:
             self._sock.send(b"anybody there?")
         except OSError as error:
-            if error.errno not in (*_NO, errno.EDESTADDRREQ):
+            if error.errno not in (*_NO, *_TAKEN, errno.EDESTADDRREQ):
                 raise
-            return 1
+            return int(error.errno in _NO)
         return 0
 
 
@@ -92,9 +94,9 @@ def _try(family: socket.AddressFamily, kind: socket.SocketKind, port: int) -> in
         except BlockingIOError:
             return 0
         except OSError as error:
-            if error.errno not in _NO:
+            if error.errno not in (*_NO, *_TAKEN):
                 raise
-            return 1
+            return int(error.errno in _NO)
     return 0
 
 

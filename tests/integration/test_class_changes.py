@@ -19,7 +19,7 @@ from lab import Lab, Result
 from net_cls import ROOT, NetClsLab
 from no_gap import OUTSIDE
 from test_playbooks import Control
-from watch import PID, STOP, WATCH, leaked, start
+from watch import PID, STOP, leaked, start, watch
 
 UID = 991
 NAME = "legacy"
@@ -63,7 +63,7 @@ def fixture_control(request: pytest.FixtureRequest) -> Iterator[Control]:
         if getattr(request, "param", "") == "iptables":
             lab.use_iptables("nft")
         lab.add_user(NAME, UID)
-        lab.peer.nft(WATCH)
+        lab.peer.nft(watch("50000-50999"))
         yield Control(lab)
 
 

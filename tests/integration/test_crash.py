@@ -10,13 +10,13 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Se
 
 import pytest
 from bpf_lab import BpfLab
-from crash import Crashes, Pressure, Subject, crash, each, either
+from crash import Crashes, Press, Pressure, Subject, crash, each, either
 from ephemeral import RANGE_KEY, RESERVED_KEY, live
 from lab import Lab
 from listing import rules
 from module_server import Supervised
 from net_cls import ROOT, NetClsLab
-from watch import leaked, watched
+from watch import watched
 
 UID = 991
 # From one policy to the other the account goes to other chains and ports, and is assigned them in another way.
@@ -96,11 +96,6 @@ def _references(part: Any) -> Iterator[str]:
         yield part[1:]
 
 
-def leaked_inside(lab: Lab) -> int:
-    """What must not have come by."""
-    return lab.counter("inet watch", "leaked")
-
-
 def judge(crashes: Crashes, count: int) -> None:
     assert not crashes.problems, "\n".join([f"{len(crashes.problems)} of {len(crashes.killed)}", *(problem[:2000] for problem in crashes.problems[:5])])
     assert len(crashes.killed) >= count
@@ -149,7 +144,7 @@ def test_fence_changes(host: Lab, modules: Supervised, backend: str, points: Opt
     if backend == "iptables" and points is not None:
         points //= 2
     states = fence(APP, OTHER, backend=backend), fence(RENAMED, THIRD, backend=backend)
-    judge(crash(host, modules, Subject("fence", states, look, whole, either, press, leaked), points=points), 14 if backend == "iptables" else 28)
+    judge(crash(host, modules, Subject("fence", states, look, whole, either, Press(press)), points=points), 14 if backend == "iptables" else 28)
 
 
 # Its ports are exclusive in both states, while everything else about it changes, and another service beside it.
@@ -179,12 +174,7 @@ def test_exclusive_ports_stay_exclusive(variant: str, points: Optional[int]) -> 
     states = fence(HELD[0], OTHER, backend="iptables"), fence(HELD[1], THIRD, backend="iptables")
     with watched(WATCH_EXCLUSIVE, uid=UID) as lab, Supervised(lab) as modules:
         lab.use_iptables(variant)
-        # Without a fence it gets out.
-        with press_exclusive(lab):
-            pass
-        assert leaked(lab) > 0
-        lab.peer.run(["nft", "reset", "counter", "inet", "watch", "leaked"])
-        subject = Subject("fence", states, saved, anything, either, press_exclusive, leaked)
+        subject = Subject("fence", states, saved, anything, either, Press(press_exclusive))
         judge(crash(lab, modules, subject, points=points and 5), 10)
 
 
@@ -222,7 +212,7 @@ def test_programs_that_assign_ports(to: str, points: Optional[int]) -> None:
     """Killed in bpf(2) as well. Nothing leaves from outside, with the programs of one state, of both or of none: the fence is behind them."""
     states = BPF_STATES if to == "changes" else (BPF_STATES[0], NOTHING)
     with watched(WATCH, uid=UID, kind=BpfLab) as lab, Supervised(lab) as modules:
-        subject = Subject("fence", states, programs, anything, each, press_programs if to == "changes" else None, leaked)
+        subject = Subject("fence", states, programs, anything, each, Press(press_programs) if to == "changes" else None)
         # A round takes seconds.
         crashes = crash(lab, modules, subject, points=points and 3, among=": bpf ")
     judge(crashes, 6)
@@ -328,6 +318,10 @@ def press_namespace(lab: Lab) -> Pressure:
     return Pressure(lab, "ip", "netns", "exec", "myapp")
 
 
+def let_namespace_out(lab: Lab) -> None:
+    lab.run(["ip", "netns", "exec", "myapp", "nft", "flush", "ruleset"])
+
+
 def fenced_before_it_can_send(seen: Made, expected: Sequence[Made]) -> bool:
     """It is made in steps."""
     return not seen.addresses or seen.rules == expected[0].rules
@@ -339,7 +333,7 @@ def made_by_boot(seen: Made, expected: Sequence[Made]) -> bool:
 
 def test_network_namespace_changes(host: Lab, modules: Supervised, points: Optional[int]) -> None:
     states = namespaces(MYAPP), namespaces(MOVED)
-    subject = Subject("network_namespace", states, made, each, made_by_boot, press_namespace, leaked_inside)
+    subject = Subject("network_namespace", states, made, each, made_by_boot, Press(press_namespace, let_namespace_out, lambda lab: lab))
     judge(crash(host, modules, subject, points=points), 20)
 
 
@@ -364,6 +358,10 @@ def press_cgroup(lab: Lab) -> Pressure:
     return Pressure(lab, "sh", "-c", f'echo $$ >{ROOT}/legacy/cgroup.procs && exec "$@"', "sh")
 
 
+def lose_classid(lab: Lab) -> None:
+    lab.run(["sh", "-c", f"echo 0 >{ROOT}/legacy/net_cls.classid"])
+
+
 @pytest.mark.parametrize(
     "states",
     [
@@ -375,8 +373,8 @@ def press_cgroup(lab: Lab) -> Pressure:
 def test_cgroup_classid(states: Any, points: Optional[int]) -> None:
     cgroups = [{"cgroups": [{"name": name, "classid": classid} for name, classid in state], "purge": True} for state in states]
     # In a cgroup that goes, nobody is held.
-    press_it = press_cgroup if all(states) else None
-    subject = Subject("cgroup_classid", (cgroups[0], cgroups[1]), classids, each_cgroup, either, press_it, leaked_inside)
+    press_it = Press(press_cgroup, lose_classid, lambda lab: lab) if all(states) else None
+    subject = Subject("cgroup_classid", (cgroups[0], cgroups[1]), classids, each_cgroup, either, press_it)
     with NetClsLab() as lab, Supervised(lab) as modules:
         judge(crash(lab, modules, subject, points=points), 28)
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import pytest
-from crash import OUTSIDE, Crashes, Pressure, Subject, converge, crash
+from crash import OUTSIDE, Crashes, Press, Pressure, Subject, converge, crash
 from lab import Lab
 from lab_keeper import PEER_ADDRESSES, PORT
 from module_server import Supervised
@@ -196,11 +196,7 @@ def subject_of(case: Case) -> Subject:
         service, slice_path = case.services[0]
         return Pressure(lab, *inside(f"{CGROUPS}/{slice_path}/{service}"), *BECOME)
 
-    def leaked(lab: Lab) -> int:
-        assert isinstance(lab, SystemdLab)
-        return lab.peer.counter("inet watch", "leaked")
-
-    return Subject("fence", case.states, look, whole=old_or_new(case), press=press if case.pressed else None, leaked=leaked)
+    return Subject("fence", case.states, look, whole=old_or_new(case), press=Press(press) if case.pressed else None)
 
 
 @contextmanager

@@ -24,15 +24,16 @@ STOP = "/run/stop"
 PID = "/run/press.pid"
 # Ports that the kernel gives sessions, for address translation to replace.
 CHOSEN = range(45000, 50000)
-# Counts at the peer what must not arrive there: the fenced account's from its ports outside, and its openings in both families.
-WATCH = f"""
+
+
+def watch(allowed: str) -> str:
+    """Rules by which the peer counts what must not arrive there, in both families: all that is not from these ports, which some policy allows."""
+    return f"""
 table inet watch {{
     counter leaked {{ }}
-    counter arrived {{ }}
     chain input {{
         type filter hook input priority 0;
-        meta l4proto {{ tcp, udp }} th sport {OUTSIDE.start}-{CHOSEN.stop - 1} counter name leaked
-        meta l4proto {{ tcp, udp }} th dport 7000 counter name arrived
+        meta l4proto {{ tcp, udp }} th dport 7000 th sport != {{ {allowed} }} counter name leaked
     }}
 }}
 """
@@ -52,7 +53,9 @@ def start(lab: Lab, pool: ThreadPoolExecutor, *, uid: int, ports: range = OUTSID
 
     :param cgroup: the folder of a cgroup that it is put into first.
     """
-    lab.run(["sh", "-c", "cat >/run/no_gap.py && chmod 644 /run/no_gap.py"], data=PROGRAM.read_text(encoding="utf-8"))
+    # Another one may be about to read it.
+    place = "cat >/run/no_gap.new && chmod 644 /run/no_gap.new && mv /run/no_gap.new /run/no_gap.py"
+    lab.run(["sh", "-c", place], data=PROGRAM.read_text(encoding="utf-8"))
     lab.run(["rm", "-f", STOP, PID])
 
     enter = ["sh", "-c", f'[ -z "$1" ] || echo $$ >"$1/cgroup.procs" || exit; echo $$ >{PID}; shift; exec "$@"', "sh", cgroup]
