@@ -146,7 +146,7 @@ def udplite_unlisted() -> None:
     each(bind_outside, protocol=IPPROTO_UDPLITE, kinds=(socket.SOCK_DGRAM,))
 
 
-@attempt("SCTP", "listed by the service here. The kernel of this table has none", service={"protocols": ["tcp", "udp", "sctp"]})
+@attempt("SCTP", "listed by the service here. The kernel of this table has none; that of [a boot](#a-boot) has", service={"protocols": ["tcp", "udp", "sctp"]})
 def sctp() -> None:
     each(bind_outside, protocol=IPPROTO_SCTP, kinds=(socket.SOCK_STREAM,))
 
