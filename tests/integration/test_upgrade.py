@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterator, List
 import pytest
 from field_rules import BOTH, UNANSWERED, until
 from lab import Lab, Session
-from watch import STOP, WATCH, Talk, leaked, start
+from watch import STOP, Talk, leaked, start, watch
 
 WRITTEN = Path(__file__).with_name("version_0_1_0")
 BOUND, TRANSLATED, CHOSEN = 991, 992, 994
@@ -53,7 +53,7 @@ def fixture_old() -> Iterator[Lab]:
                 lab.run(["sh", "-c", 'mkdir -p "$(dirname "$1")" && cat >"$1"', "sh", place], data=path.read_text(encoding="utf-8"))
         lab.run(["ln", "-s", "../portfence.service", "/etc/systemd/system/sysinit.target.wants/portfence.service"])
         lab.reboot()
-        lab.peer.nft(WATCH + WATCH_EXCLUSIVE)
+        lab.peer.nft(watch("50000-54099") + WATCH_EXCLUSIVE)
         yield lab
 
 
