@@ -17,7 +17,8 @@ PEER = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8:0:1::1"}
 ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
-TARGET = 7000
+# The second one is for an attempt that must not meet what translation remembers of others: it would get another port.
+TARGET, UNTOUCHED = 7000, 7001
 READY, GO = "/run/attack/ready", "/run/attack/go"
 # What an attempt can find at its begin, beside the fence that it is about.
 NO_FENCE, OWN_PORTS = "no fence", "own ports"
@@ -104,10 +105,10 @@ class Noted:
         return False
 
 
-def send(sock: socket.socket, to: str) -> None:
+def send(sock: socket.socket, to: str, *, port: int = TARGET) -> None:
     """Opens a connection, or sends a datagram."""
     sock.settimeout(0.25)
-    sock.connect((to, TARGET))
+    sock.connect((to, port))
     if sock.type == socket.SOCK_DGRAM:
         sock.send(b"anybody there?")
 

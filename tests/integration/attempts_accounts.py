@@ -26,6 +26,7 @@ from attempt import (
     OWN_PORTS,
     PEER,
     TARGET,
+    UNTOUCHED,
     Noted,
     attempt,
     become,
@@ -268,4 +269,4 @@ def intruder() -> None:
         for kind in KINDS:
             with Noted(), socket.socket(family, kind) as sock:
                 sock.bind((ANY[family], next(ports)))
-                send(sock, PEER[family])
+                send(sock, PEER[family], port=UNTOUCHED)

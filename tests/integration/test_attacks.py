@@ -14,7 +14,7 @@ from typing import Dict, List, Optional
 
 import pytest
 from attacks import ATTEMPTS, FILES
-from attempt import FEW, GO, NO_FENCE, OWN_PORTS, READY, Attempt
+from attempt import FEW, GO, NO_FENCE, OWN_PORTS, READY, UNTOUCHED, Attempt
 from bpf_lab import BpfLab
 from field_rules import BOTH, INSIDE, MYAPP, OTHER, PORTS, blocked, fence, passes, until
 from lab import REPOSITORY, Lab, LabError, Packet, Result
@@ -61,6 +61,7 @@ class Attacker:
         lab.add_user("other", OTHER)
         lab.run(["sysctl", "-qw", "net.ipv4.tcp_fastopen=5", "net.ipv4.ping_group_range=0 2147483647"])
         lab.run(["install", "-d", "-m", "1777", Path(READY).parent])
+        lab.peer.serve(UNTOUCHED)
         self.program = f"{Path(READY).parent}/attacks.py"
         for name in FILES:
             path = Path(self.program).with_name(name)
