@@ -148,7 +148,8 @@ options:
           - The prefix is that of violations, C(portfence violation NAME) with a colon and a space when not given. Intrusions have
             C(portfence intrusion NAME) in its place.
           - Level and rate default to V(warning) and V(10/second).
-          - All services of a host together log at most 5 lines a second and 200 at once, with iptables so many for each of IPv4 and IPv6. Every packet is counted.
+          - All services of a host together log at most 5 lines a second and 200 at once, with iptables so many for each of IPv4 and IPv6.
+            Every packet is counted.
         type: raw
       uid:
         description:
