@@ -24,7 +24,7 @@ HIGHEST_ID = 2**32 - 2
 # xt_log_info (30 with the final NUL) for the LOG target of iptables.
 PREFIX_BYTES = {"nftables": 127, "iptables": 29}
 # Lines a second, and at once, that all rules of a host may log together: each has its own rate, and there may be thousands of them. What an
-# account can have written in a day (432,000 lines, some 100 MB) fits on a disk until the log is rotated.
+# account can have written in a day (432,200 lines) fits on a disk until the log is rotated.
 LOG_CEILING, LOG_BURST = 5, 200
 
 KEYS = (

@@ -122,6 +122,23 @@ def each(prepare: Callable[[socket.socket, socket.AddressFamily], None], *, prot
                 send(sock, PEER[family])
 
 
+def from_strange(
+    addresses: Dict[socket.AddressFamily, str], options: Dict[socket.AddressFamily, Tuple[int, int]], *, privileged: bool = False
+) -> None:
+    """TCP and UDP from addresses that are not this host's, and fresh ports, with the options that let a socket have these.
+
+    :param privileged: whether only an administrator may have the options, so that it is noted who gets one.
+    """
+    for family, address in addresses.items():
+        for kind in KINDS:
+            with Noted(), socket.socket(family, kind) as sock:
+                sock.setsockopt(*options[family], 1)
+                if privileged:
+                    met.append(ALLOWED)
+                sock.bind((address, fresh()))
+                send(sock, PEER[family])
+
+
 def bind_outside(sock: socket.socket, family: socket.AddressFamily) -> None:
     sock.bind((ANY[family], fresh()))
 

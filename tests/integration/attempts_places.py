@@ -14,8 +14,8 @@ import subprocess
 import sys
 from typing import Callable, Dict, Tuple
 
-from attempt import KINDS, PEER, Attempt, Noted, become, bind_outside, by_program, each, fresh, met, send, use_passed_on
-from attempts_sockets import IP_FREEBIND, IPV6_FREEBIND, mark
+from attempt import KINDS, PEER, Attempt, Noted, become, bind_outside, by_program, each, fresh, from_strange, met, send, use_passed_on
+from attempts_sockets import FREEBIND, mark
 
 UID = 20001
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
@@ -100,13 +100,7 @@ def place_mark() -> None:
 )
 def place_free_bind() -> None:
     addresses = {socket.AF_INET: "203.0.113.77", socket.AF_INET6: "2001:db8:77::77"}
-    options = {socket.AF_INET: (socket.IPPROTO_IP, IP_FREEBIND), socket.AF_INET6: (socket.IPPROTO_IPV6, IPV6_FREEBIND)}
-    for family, address in addresses.items():
-        for kind in KINDS:
-            with Noted(), socket.socket(family, kind) as sock:
-                sock.setsockopt(*options[family], 1)
-                sock.bind((address, fresh()))
-                send(sock, PEER[family])
+    from_strange(addresses, FREEBIND)
 
 
 @attempt_in_place("writes itself into other cgroups", "these are root's", without=("namespace", "addresses"))

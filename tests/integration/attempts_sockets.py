@@ -8,11 +8,12 @@ from __future__ import annotations
 import socket
 import struct
 
-from attempt import ALLOWED, ANY, FAMILIES, KINDS, PEER, TARGET, Noted, attempt, bind_outside, each, fresh, met, send
+from attempt import ALLOWED, ANY, FAMILIES, KINDS, PEER, TARGET, Noted, attempt, bind_outside, each, fresh, from_strange, met, send
 
 # <linux/in.h>, <linux/in6.h>, <linux/socket.h>, <linux/sched.h>
 IP_OPTIONS, IP_FREEBIND, IP_TRANSPARENT, IP_LOCAL_PORT_RANGE, IPV6_DSTOPTS, MSG_FASTOPEN = 4, 15, 19, 51, 59, 0x20000000
 IPV6_TRANSPARENT, IPV6_FREEBIND = 75, 78  # <linux/in6.h>
+FREEBIND = {socket.AF_INET: (socket.IPPROTO_IP, IP_FREEBIND), socket.AF_INET6: (socket.IPPROTO_IPV6, IPV6_FREEBIND)}
 IPPROTO_MPTCP, IPPROTO_UDPLITE, IPPROTO_SCTP = 262, 136, 132
 
 
@@ -185,28 +186,14 @@ def multicast() -> None:
 @attempt("an address that is not the host's (`IP_FREEBIND`), and a port outside", "IPv4 has no route for it, IPv6 has")
 def free_bind() -> None:
     addresses = {socket.AF_INET: "192.0.2.77", socket.AF_INET6: "2001:db8:0:1::77"}
-    for family, address in addresses.items():
-        for kind in KINDS:
-            with Noted(), socket.socket(family, kind) as sock:
-                if family == socket.AF_INET:
-                    sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
-                else:
-                    sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
-                sock.bind((address, fresh()))
-                send(sock, PEER[family])
+    from_strange(addresses, FREEBIND)
 
 
 @attempt("`IP_TRANSPARENT`, `IPV6_TRANSPARENT`", "need CAP_NET_ADMIN or CAP_NET_RAW")
 def transparent() -> None:
     addresses = {socket.AF_INET: "192.0.2.77", socket.AF_INET6: "2001:db8:0:1::77"}
     options = {socket.AF_INET: (socket.IPPROTO_IP, IP_TRANSPARENT), socket.AF_INET6: (socket.IPPROTO_IPV6, IPV6_TRANSPARENT)}
-    for family, address in addresses.items():
-        for kind in KINDS:
-            with Noted(), socket.socket(family, kind) as sock:
-                sock.setsockopt(*options[family], 1)
-                met.append(ALLOWED)
-                sock.bind((address, fresh()))
-                send(sock, PEER[family])
+    from_strange(addresses, options, privileged=True)
 
 
 @attempt("marks its packets itself (`SO_MARK`)", "needs CAP_NET_ADMIN or CAP_NET_RAW")
