@@ -74,12 +74,8 @@ class Backend(ABC):
         """The same for people, without counts."""
 
     @abstractmethod
-    def counters(self) -> Counters:
-        """None when there is no fence."""
-
-    def counted(self, _live: Any) -> Counters:
-        """The same as :meth:`live` found it, where that says so; else as it is now."""
-        return self.counters()
+    def counted(self, live: Any) -> Counters:
+        """The counters as :meth:`live` found them, where that says so; else as they are now. None when there is no fence."""
 
     @abstractmethod
     def unsupported(self, ruleset: Ruleset) -> List[Tuple[str, str, str]]:

@@ -75,7 +75,7 @@ class IptablesBackend(Backend):
         """See Backend."""
         return self._tool.live_text()
 
-    def counters(self) -> Counters:
+    def counted(self, _live: Any) -> Counters:
         """See Backend."""
         return Counters(self._tool.counters())
 

@@ -15,13 +15,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import Ho
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import Listing, Live, family_of
-from ansible_collections.portfence.egress.plugins.module_utils._nftables import (
-    CHECK_FAMILY,
-    NAT_FAMILIES,
-    Fence,
-    compile_fence,
-    needs_nat,
-)
+from ansible_collections.portfence.egress.plugins.module_utils._nft_names import CHECK_FAMILY, NAT_FAMILIES
+from ansible_collections.portfence.egress.plugins.module_utils._nftables import Fence, compile_fence, needs_nat
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset
 from ansible_collections.portfence.egress.plugins.module_utils._store import FENCE_FILE
 from ansible_collections.portfence.egress.plugins.module_utils._tried import Tried
@@ -77,10 +72,6 @@ class NftablesBackend(Backend):
     def live_text(self) -> str:
         """See Backend."""
         return self._nft.live_text()
-
-    def counters(self) -> Counters:
-        """See Backend."""
-        return self._nft.counters()
 
     def counted(self, live: Any) -> Counters:
         """See Backend."""

@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import os
-from typing import Any, List, Optional, Tuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple, cast
 
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend
-from ansible_collections.portfence.egress.plugins.module_utils._backend_iptables import IptablesBackend
-from ansible_collections.portfence.egress.plugins.module_utils._backend_nftables import NftablesBackend
 from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, KilledError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._nftables import NAT_FAMILIES
+from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
+from ansible_collections.portfence.egress.plugins.module_utils._nft_names import NAT_FAMILIES
 from ansible_collections.portfence.egress.plugins.module_utils._store import FENCE_FILE, IPTABLES_FILE
+
+if TYPE_CHECKING:
+    from ansible_collections.portfence.egress.plugins.module_utils._backend_nftables import NftablesBackend
 
 AUTO = "auto"
 BACKENDS = ("nftables", "iptables")
@@ -35,11 +38,11 @@ def choose(host: Host, wanted: str = AUTO) -> Backend:
     """
     chosen = in_force(host) if wanted == AUTO else wanted
     if chosen == "iptables":
-        return IptablesBackend(host)
+        return _iptables(host)
     if chosen == "nftables":
-        return NftablesBackend(host)
+        return _nftables(host)
     try:
-        backend = NftablesBackend(host)
+        backend = _nftables(host)
         if backend.works():
             return backend
     except KilledError:
@@ -47,7 +50,20 @@ def choose(host: Host, wanted: str = AUTO) -> Backend:
     except HostError:
         if host.find("iptables-restore") is None:
             raise
-    return IptablesBackend(host)
+    return _iptables(host)
+
+
+# To import a backend takes a host as long as some modules take in all, so nobody does who has no use for it.
+def _nftables(host: Host) -> NftablesBackend:
+    from ansible_collections.portfence.egress.plugins.module_utils._backend_nftables import NftablesBackend
+
+    return NftablesBackend(host)
+
+
+def _iptables(host: Host, variant: Optional[str] = None) -> Backend:
+    from ansible_collections.portfence.egress.plugins.module_utils._backend_iptables import IptablesBackend
+
+    return IptablesBackend(host, variant=variant)
 
 
 def in_force(host: Host) -> Optional[str]:
@@ -60,14 +76,19 @@ def in_force(host: Host) -> Optional[str]:
 
 def others(host: Host, chosen: Backend) -> List[Tuple[Backend, Any]]:
     """Fences of ours that another backend, or another variant of iptables, holds beside the chosen one, with what is live."""
-    found = [(backend, backend.live()) for backend in _candidates(host) if not _same(backend, chosen)]
+    found = [(backend, backend.live()) for backend in _candidates(host, chosen) if not _same(backend, chosen)]
     return [(backend, live) for backend, live in found if live]
 
 
-def counters(host: Host) -> Counters:
-    """Those of the fence in force; none when there is none. Raises HostError."""
+def begin_counters(host: Host) -> Callable[[], Counters]:
+    """Begin to read the counters of the fence in force. What this gives is to be called for them, once: none where there is no fence.
+
+    Both raise HostError.
+    """
     name = in_force(host)
-    return Counters() if name is None else choose(host, name).counters()
+    if name == "nftables":
+        return Nft(host).begin_counters()
+    return Counters if name is None else partial(_iptables(host).counted, None)
 
 
 def is_absent(host: Host) -> bool:
@@ -79,13 +100,16 @@ def _same(one: Backend, other: Backend) -> bool:
     return one.name == other.name and getattr(one, "variant", None) == getattr(other, "variant", None)
 
 
-def _candidates(host: Host) -> List[Backend]:
-    """The backends that can hold a fence now. No program of iptables is asked in vain: it may load modules."""
+def _candidates(host: Host, known: Optional[Backend] = None) -> List[Backend]:
+    """The backends that can hold a fence now. No program of iptables is asked in vain: it may load modules.
+
+    :param known: one that is not made again.
+    """
     found: List[Backend] = []
     shared = True
     if host.find("nft") is not None:
         try:
-            nftables = NftablesBackend(host)
+            nftables = cast("NftablesBackend", known) if known is not None and known.name == "nftables" else _nftables(host)
         except KilledError:
             raise
         except HostError:
@@ -97,7 +121,7 @@ def _candidates(host: Host) -> List[Backend]:
                 # iptables-nft gives the table with our check this name.
                 shared = any(family in NAT_FAMILIES and name == "mangle" for family, name in tables)
     if shared and host.find("iptables-nft-save") is not None:
-        found.append(IptablesBackend(host, variant="nft"))
+        found.append(_iptables(host, variant="nft"))
     if any(host.read(path) for path in _LEGACY_TABLES) and host.find("iptables-legacy-save") is not None:
-        found.append(IptablesBackend(host, variant="legacy"))
+        found.append(_iptables(host, variant="legacy"))
     return found

@@ -13,7 +13,7 @@ from typing import Any
 def load(text: str) -> Any:
     """The value that a text of JSON stands for. Raises ValueError, also for what Python would read and JSON has not: numbers that are none."""
     try:
-        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+        return _DECODER.decode(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -23,3 +23,6 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text[:60]} is no number")
     return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)

@@ -29,6 +29,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._namespace_files 
     unreadable_record,
     wanted_files,
 )
+from ansible_collections.portfence.egress.plugins.module_utils._nft_names import INNER_TABLE
 from ansible_collections.portfence.egress.plugins.module_utils._nft_tables import Tables, removal, transaction
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Request, conflicts
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_state import State, joined
@@ -253,7 +254,7 @@ class Namespaces:
         return Tables(host=self._host, nft=self._nft, name=text.HOST_TABLE)
 
     def _inner(self, name: str) -> Tables:
-        return Tables(host=self._host, nft=self._nft, name=text.INNER_TABLE, enter=self._state.enter(name))
+        return Tables(host=self._host, nft=self._nft, name=INNER_TABLE, enter=self._state.enter(name))
 
     def _warn(self, outcome: Outcome, record: Forwarding) -> None:
         for family in outcome.forwarding.opened:

@@ -18,6 +18,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import FAMILIES
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Namespace, parse
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import Forwarding
+from ansible_collections.portfence.egress.plugins.module_utils._nft_names import INNER_TABLE
 from ansible_collections.portfence.egress.plugins.module_utils._staged import TEMPORARY, StagedFiles
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE, RUN
 
@@ -56,7 +57,7 @@ class Kept:
     @property
     def rules(self) -> str:
         """The fence inside, as text for nft."""
-        return text.rules_text(text.INNER_TABLE, text.inner_rules(self.namespace))
+        return text.rules_text(INNER_TABLE, text.inner_rules(self.namespace))
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,9 @@ from ansible_collections.portfence.egress.plugins.module_utils._boot_lock import
 from ansible_collections.portfence.egress.plugins.module_utils._namespace import FAMILIES, INNER
 from ansible_collections.portfence.egress.plugins.module_utils._namespace_spec import Namespace
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import MARKER
-from ansible_collections.portfence.egress.plugins.module_utils._nftables import CHECK_PRIORITY, NAT_PRIORITY, REFUSE_PRIORITY
+from ansible_collections.portfence.egress.plugins.module_utils._nft_names import CHECK_PRIORITY, NAT_PRIORITY, REFUSE_PRIORITY
 
 HOST_TABLE = "portfence_namespaces"
-INNER_TABLE = "portfence"
 HOST_UNIT = "portfence-namespaces.service"
 DROP_IN = "50-portfence-namespace.conf"
 # Below a folder of units: what brings the rules of the host's side back.

@@ -171,8 +171,7 @@ class Cable:
     def check(self) -> None:
         """See to it that packets come through from this end. Raises HostError."""
         self._await_ready(self.name, [ends.host for ends in self.ends.values()])
-        for ends in self.ends.values():
-            self._check_route(ends.peer)
+        self._check_routes([ends.peer for ends in self.ends.values()])
 
     def set_up_far_end(self) -> None:
         """Set up the other end. Called by the process in the namespace. Raises HostError."""
@@ -200,9 +199,10 @@ class Cable:
             commands.append(f"neighbour replace {other} lladdr {other_mac} dev {name} nud permanent")
         self._ip(commands)
 
-    def _ip(self, commands: Sequence[str]) -> None:
+    def _ip(self, commands: Sequence[str], *options: str) -> str:
+        """What ip prints. Raises HostError."""
         ip = self._host.program("ip", package="iproute2")
-        self._host.run([ip, "-batch", "-"], data="".join(f"{command}\n" for command in commands))
+        return self._host.run([ip, *options, "-batch", "-"], data="".join(f"{command}\n" for command in commands)).out
 
     def _await_ready(self, name: str, addresses: Sequence[str]) -> None:
         """Wait until the kernel no longer discards what is sent, and takes what comes to these addresses for its own.
@@ -210,30 +210,30 @@ class Cable:
         It notes in the background that the other end is up, and that an IPv6 address can be used (addrconf_dad_work(),
         even with nodad): until then, what comes to it is forwarded, or dropped.
         """
+        commands = [f"link show dev {name}", *(f"route get {address}" for address in addresses)]
         deadline = time.monotonic() + _PATIENCE
-        while not (self._is_up(name) and all(self._is_own(address) for address in addresses)):
+        while True:
+            link, *routes = self._show(commands)
+            if link.get("operstate") == "UP" and link.get("qdisc") != "noop" and all(route.get("type") == "local" for route in routes):
+                return
             if time.monotonic() > deadline:
                 raise HostError(f"the temporary interface {name} does not come up; {WAY_OUT}")
             time.sleep(0.005)
 
-    def _is_up(self, name: str) -> bool:
-        link = self._show("link", "show", "dev", name)
-        return link.get("operstate") == "UP" and link.get("qdisc") != "noop"
+    def _check_routes(self, addresses: Sequence[str]) -> None:
+        for address, route in zip(addresses, self._show([f"route get {address}" for address in addresses])):
+            if route.get("dev") != self.name:
+                raise HostError(
+                    f"this host's policy routing (ip rule) sends {address} to {route.get('dev')} instead of the temporary peer; {WAY_OUT}"
+                )
 
-    def _is_own(self, address: str) -> bool:
-        return self._show("route", "get", address).get("type") == "local"
-
-    def _show(self, *args: str) -> Dict[str, Any]:
-        ip = self._host.program("ip", package="iproute2")
-        found: Dict[str, Any] = json.loads(self._host.run([ip, "-j", *args]).out)[0]
-        return found
-
-    def _check_route(self, address: str) -> None:
-        device = self._show("route", "get", address).get("dev")
-        if device != self.name:
-            raise HostError(
-                f"this host's policy routing (ip rule) sends {address} to {device} instead of the temporary peer; {WAY_OUT}"
-            )
+    def _show(self, commands: Sequence[str]) -> List[Dict[str, Any]]:
+        """What ip has to say to each of these, a line of JSON for each. Raises HostError."""
+        try:
+            printed = self._ip(commands, "-j")
+        except HostError as error:
+            raise HostError(f"the temporary interface can't be used: ip {', '.join(commands)}: {error}; {WAY_OUT}") from error
+        return [json.loads(line)[0] for line in printed.split("\n") if line]
 
 
 def _mac() -> str:

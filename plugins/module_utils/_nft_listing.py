@@ -22,6 +22,10 @@ Listing = List[Dict[str, Any]]
 # As nft prints them for people: everything in an object is indented twice.
 _TABLE_TEXT = re.compile(r"^(table .* \{\n)((?:.*\n)*?)\}\n", re.MULTILINE)
 _OBJECT_TEXT = re.compile(r"^\t[^\t\n}].*\{\n(?:\t\t.*\n)*\t\}\n", re.MULTILINE)
+_HANDLE_TEXT = re.compile(r"table \S+ \S+ \{ # handle ([0-9]+)\n")
+_COUNTER_TEXT = re.compile(
+    r"^\tcounter (\S+) \{ # handle ([0-9]+)\n(?:\t\tcomment .*\n)?\t\tpackets ([0-9]+) bytes ([0-9]+)\n\t\}$", re.ASCII | re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -120,10 +124,16 @@ def is_ours(listing: Listing) -> bool:
     return MARKER in names_of(listing, "chain")
 
 
-def parse_counters(text: str) -> Dict[str, Tuple[int, int]]:
-    """``nft -j list counters`` → counter name to packets and bytes. Raises PortFenceError."""
-    with _refused(text, "list of counters"):
-        return _counts(_objects(text))
+def parse_counters(text: str) -> Counters:
+    """``nft -a list table …`` → the counters of the table. Raises PortFenceError."""
+    table = _HANDLE_TEXT.match(text)
+    found = _COUNTER_TEXT.findall(text)
+    if table is None or len(found) != text.count("\n\tcounter "):
+        raise PortFenceError(f"nft -a printed something that is no list of counters: {text[:200]!r}")
+    return Counters(
+        {name: (int(packets), int(size)) for name, _handle, packets, size in found},
+        {name: f"{table.group(1)}.{handle}" for name, handle, _packets, _size in found},
+    )
 
 
 def without_elements(listing: Listing, maps: Sequence[str]) -> Listing:

@@ -16,6 +16,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Callable, List, Mapping, Sequence, Tuple
 
+from ansible_collections.portfence.egress.plugins.module_utils._nft_names import (
+    CHECK_FAMILY,
+    CHECK_PRIORITY,
+    MARK_PRIORITY,
+    NAT_FAMILIES,
+    NAT_PRIORITY,
+    REFUSE_PRIORITY,
+    TABLE,
+    ZONE_PRIORITY,
+)
 from ansible_collections.portfence.egress.plugins.module_utils._nft_table import (
     CLEAR_MARK,
     HAS_OWNER,
@@ -31,20 +41,6 @@ from ansible_collections.portfence.egress.plugins.module_utils._nft_table import
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset, ServiceRules
 from ansible_collections.portfence.egress.plugins.module_utils._service import LOG_BURST, LOG_CEILING, PROTOCOLS
-
-TABLE = "portfence"
-CHECK_FAMILY = "inet"
-NAT_FAMILIES = ("ip", "ip6")
-FAMILIES = (CHECK_FAMILY, *NAT_FAMILIES)
-
-# One below the usual srcnat (100): of two nat chains the first to translate a connection wins.
-NAT_PRIORITY = 99
-CHECK_PRIORITY = 110
-REFUSE_PRIORITY = 10
-# Behind everybody who may set a mark on the way out.
-MARK_PRIORITY = 300
-# The usual "raw": before connection tracking (-200) looks the packet up.
-ZONE_PRIORITY = -300
 
 # The opening segment of a TCP connection; replies, live sessions and bulk data are anything else.
 _NOT_OPENING = "tcp flags & (fin | syn | rst | ack) != syn accept"

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Sequence
 
@@ -21,11 +20,10 @@ from ansible_collections.portfence.egress.plugins.module_utils._nft_listing impo
     names_of,
     without_elements,
 )
+from ansible_collections.portfence.egress.plugins.module_utils._nft_names import CHECK_FAMILY, TABLE
 from ansible_collections.portfence.egress.plugins.module_utils._nftables import (
-    CHECK_FAMILY,
     LOG_LIMIT,
     LOG_LIMIT_TEXT,
-    TABLE,
     Fence,
     emptied,
 )
@@ -196,7 +194,8 @@ def has_members(*, live: Mapping[str, Listing], fence: Fence, cgroups: Mapping[U
 def fingerprint(tables: Mapping[str, Listing], fence: Fence) -> str:
     """A text that is the same for the same tables, by family, but for the cgroups of units."""
     content = {family: without_elements(listing, fence.member_maps) for family, listing in tables.items()}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    # One nft prints the keys of an object in one order.
+    return hashlib.sha256(repr(sorted(content.items())).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _by_name(listing: Listing, kind: str) -> Dict[str, Any]:

@@ -217,7 +217,7 @@ class Law:
         return Ruleset(tuple(unique.values()))
 
 
-def plan(ruleset: Ruleset, *, names: Sequence[str], given: Circumstances) -> Tuple[Attempt, ...]:
+def plan(ruleset: Ruleset, *, names: Collection[str], given: Circumstances) -> Tuple[Attempt, ...]:
     """Every attempt of the services with these names. The ruleset holds all services of the host."""
     attempts: List[Attempt] = []
     unclaimed = outside(ruleset, given.first_free_port)
@@ -273,7 +273,7 @@ def _bindable(
     return left, None if left else f"{account.name} may not bind to ports below {first_free_port}"
 
 
-def not_probed(ruleset: Ruleset, names: Sequence[str]) -> Dict[str, List[str]]:
+def not_probed(ruleset: Ruleset, names: Collection[str]) -> Dict[str, List[str]]:
     """Protocols that are fenced but that a probe does not try, by service."""
     left = {
         rules.name: [protocol for protocol in rules.protocols if protocol not in PROBED_PROTOCOLS]

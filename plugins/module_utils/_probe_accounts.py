@@ -14,7 +14,6 @@ from typing import Dict, Iterator, Optional, Sequence, Set, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._launcher import NET_CLS
 from ansible_collections.portfence.egress.plugins.module_utils._probe_place import CLASSID, FORWARDED, NAMESPACE, UNIT, Account, Place, not_running
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
 from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset
@@ -82,7 +81,9 @@ def _placed(item: Resolved, account: Account, addresses: Sequence[str], host: Ho
         sources = tuple(("ipv6" if ":" in address else "ipv4", address) for address in inner)
         return (_at(account, Place(NAMESPACE, service.name, f"/run/netns/{service.name}", sources=sources)),)
     if service.classid is not None:
-        folders = [f"{root}/portfence/{service.name}" for root in NET_CLS]
+        from ansible_collections.portfence.egress.plugins.module_utils import _launcher  # few services need it
+
+        folders = [f"{root}/portfence/{service.name}" for root in _launcher.NET_CLS]
         folder = next((folder for folder in folders if os.path.isdir(folder)), folders[0])
         return (_at(account, Place(CLASSID, service.name, folder, classid=service.classid)),)
     if service.addresses:

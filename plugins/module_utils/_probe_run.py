@@ -8,21 +8,22 @@ from __future__ import annotations
 import ipaddress
 import random
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _probe, _probe_report
-from ansible_collections.portfence.egress.plugins.module_utils._backends import counters
+from ansible_collections.portfence.egress.plugins.module_utils._backends import begin_counters
 from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._counts import add_counts, count, probe_counts, total
-from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, Problem, shown
+from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, PortFenceError, Problem, shown
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
-from ansible_collections.portfence.egress.plugins.module_utils._namespace_text import INNER_TABLE
-from ansible_collections.portfence.egress.plugins.module_utils._names import find_gid, find_uid
+from ansible_collections.portfence.egress.plugins.module_utils._names import find_gids, find_uids
 from ansible_collections.portfence.egress.plugins.module_utils._netns import FAMILIES, ipv6_in_use
+from ansible_collections.portfence.egress.plugins.module_utils._nft import LIST_COUNTERS
 from ansible_collections.portfence.egress.plugins.module_utils._nft_listing import parse_counters
+from ansible_collections.portfence.egress.plugins.module_utils._nft_names import INNER_TABLE
 from ansible_collections.portfence.egress.plugins.module_utils._policy import conflicts
 from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet, PortSyntaxError
 from ansible_collections.portfence.egress.plugins.module_utils._probe_accounts import accounts_of, bystander
@@ -35,7 +36,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._probe_peer impor
 from ansible_collections.portfence.egress.plugins.module_utils._probe_slots import slots_for
 from ansible_collections.portfence.egress.plugins.module_utils._probe_sockets import Sockets
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Lookup, Resolved, resolve
-from ansible_collections.portfence.egress.plugins.module_utils._ruleset import build
+from ansible_collections.portfence.egress.plugins.module_utils._ruleset import Ruleset, build
 from ansible_collections.portfence.egress.plugins.module_utils._service import Declared
 from ansible_collections.portfence.egress.plugins.module_utils._store import PROBE_COUNTS_FILE, RUN, Store
 
@@ -108,10 +109,54 @@ def run_probe(
     :param declared: the services to probe; others that the host has are looked at too, to keep out of their way.
     :param timeout: seconds to wait for each connection.
     """
-    names = tuple(item.service.name for item in declared if item.service.state == "present")
-    resolved = resolve_host(Store(host).read(), declared)
-    chosen = set(names)
-    probed = [item for item in resolved if item.service.name in chosen]
+    # The fence must not change meanwhile, and two probes would take each other's addresses.
+    with host.lock():
+        finish = begin_counters(host)
+        try:
+            planned = _plan(host, declared, target)
+        except BaseException:
+            with suppress(PortFenceError):
+                finish()  # what reads has the lock until it ends
+            raise
+        read = finish()
+        attempts, law = planned.attempts, _probe.Law(planned.ruleset)
+        inside = sorted({attempt.service for attempt in attempts if attempt.account.in_namespace})
+        before = _with_namespaces(read, host, inside)
+        outcomes, finish = _connect(host, attempts, target, timeout, law)
+        after = _with_namespaces(finish(), host, inside)
+        lines = [_probe.judge(*pair, law=law) for pair in zip(attempts, outcomes)]
+        counted = _probe_report.caused(lines, before=before.packets(), after=after.packets())
+        _remember(host, counted, before=before, after=after)
+        probes = probe_counts(host, after)
+    broken = _probe_report.broken_paths(lines, peer="the temporary peer" if target is None else "the target")
+    lines = [_probe_report.unproved(line, broken) for line in lines]
+    return Report(
+        result={
+            "checks": [line.to_dict() for line in lines],
+            "probed": sorted({line.attempt.service for line in lines}),
+            "summary": _probe_report.summary(lines),
+            "not_probed": _probe.not_probed(planned.ruleset, _present(declared)),
+            "counted": counted,
+            "violations": total(count(after, probes, item.service.name, "violations") for item in planned.resolved),
+        },
+        warnings=_warnings(lines, before.packets(), after.packets()),
+        message=_probe_report.failure(lines, broken),
+    )
+
+
+class _Planned(NamedTuple):
+    """All services of the host, and what is to be tried of those that are probed."""
+
+    resolved: Sequence[Resolved]
+    ruleset: Ruleset
+    attempts: Sequence[_probe.Attempt]
+
+
+def _plan(host: Host, declared: Sequence[Declared], target: Optional[Target]) -> _Planned:
+    """Raises PortFenceError."""
+    names = _present(declared)
+    resolved = _resolve_host(host, declared)
+    probed = [item for item in resolved if item.service.name in names]
     ruleset = build(resolved)
     other = bystander(resolved)
     attempts = _probe.plan(
@@ -127,38 +172,18 @@ def run_probe(
             first_free_port=int((host.read(_FIRST_FREE_PORT) or "1024").strip()),
         ),
     )
-    # The fence must not change meanwhile, and two probes would take each other's addresses.
-    inside = sorted({attempt.service for attempt in attempts if attempt.account.in_namespace})
-    law = _probe.Law(ruleset)
-    with host.lock():
-        before = _counters(host, inside)
-        outcomes = _connect(host, attempts, target, timeout, law)
-        after = _counters(host, inside)
-        lines = [_probe.judge(*pair, law=law) for pair in zip(attempts, outcomes)]
-        counted = _probe_report.caused(lines, before=before.packets(), after=after.packets())
-        _remember(host, counted, before=before, after=after)
-        probes = probe_counts(host, after)
-    broken = _probe_report.broken_paths(lines, peer="the temporary peer" if target is None else "the target")
-    lines = [_probe_report.unproved(line, broken) for line in lines]
-    return Report(
-        result={
-            "checks": [line.to_dict() for line in lines],
-            "probed": sorted({line.attempt.service for line in lines}),
-            "summary": _probe_report.summary(lines),
-            "not_probed": _probe.not_probed(ruleset, names),
-            "counted": counted,
-            "violations": total(count(after, probes, item.service.name, "violations") for item in resolved),
-        },
-        warnings=_warnings(lines, before.packets(), after.packets()),
-        message=_probe_report.failure(lines, broken),
-    )
+    return _Planned(resolved, ruleset, attempts)
 
 
-def resolve_host(stored: Mapping[str, Declared], declared: Sequence[Declared]) -> Tuple[Resolved, ...]:
-    """All services of the host with their ids, the declared ones instead of stored ones. Raises InputError."""
-    merged = {**stored, **{item.service.name: item for item in declared}}
+def _present(declared: Sequence[Declared]) -> FrozenSet[str]:
+    return frozenset(item.service.name for item in declared if item.service.state == "present")
+
+
+def _resolve_host(host: Host, declared: Sequence[Declared]) -> Tuple[Resolved, ...]:
+    """All services of the host with their ids, the declared ones instead of stored ones. Raises InputError and HostError."""
+    merged = {**Store(host).read(), **{item.service.name: item for item in declared}}
     present = [item for item in merged.values() if item.service.state == "present"]
-    resolved, problems = resolve(present, lookup=Lookup(uid=find_uid, gid=find_gid), admin_uids={})
+    resolved, problems = resolve(present, lookup=Lookup(uid=find_uids(host), gid=find_gids(host)), admin_uids={})
     problems = [*conflicts(present), *problems]
     if problems:
         raise InputError(what="the policy of this host", problems=problems)
@@ -178,10 +203,11 @@ def _unreachable(host: Host, target: Optional[Target]) -> Dict[str, str]:
 
 def _connect(
     host: Host, attempts: Sequence[_probe.Attempt], target: Optional[Target], timeout: float, law: _probe.Law
-) -> List[_probe.Outcome]:
+) -> Tuple[List[_probe.Outcome], Callable[[], Counters]]:
+    """What came of the attempts, and what gives the counters behind them."""
     families = sorted({attempt.family for attempt in attempts if attempt.skipped is None})
     if not families:
-        return [_probe.Outcome() for _attempt in attempts]
+        return [_probe.Outcome() for _attempt in attempts], begin_counters(host)
     with ExitStack() as stack:
         slots = slots_for(attempts, files=open_files_limit())
         if target is None:
@@ -192,7 +218,8 @@ def _connect(
             destination = Destination(target.addresses, sources, random.sample(target.ports, min(slots, len(target.ports))))
         sockets = stack.enter_context(Sockets(attempts))
         held = partial(_probe.held, law=law)
-        return Client(destination=destination, sockets=sockets, timeout=timeout, held=held).run(attempts)
+        outcomes = Client(destination=destination, sockets=sockets, timeout=timeout, held=held).run(attempts)
+        return outcomes, begin_counters(host)  # nft reads while the peer goes
 
 
 def _source(address: str, family: str) -> str:
@@ -211,18 +238,17 @@ def _source(address: str, family: str) -> str:
     return source
 
 
-def _counters(host: Host, namespaces: Sequence[str]) -> Counters:
-    """Those of the fence; none where there is no fence of ours.
+def _with_namespaces(found: Counters, host: Host, namespaces: Sequence[str]) -> Counters:
+    """The counters of the fence, and those of the fences inside network namespaces, each called ``namespace_violations_NAME``.
 
-    :param namespaces: services whose network namespace has a fence, too: its counter is called ``namespace_violations_NAME``.
+    :param namespaces: services whose network namespace has a fence, too.
     """
-    found = counters(host)
     nft = host.find("nft")
     for name in namespaces if nft is not None else ():
         nsenter = host.program("nsenter", package="util-linux")
         enter = [nsenter, f"--net=/run/netns/{name}", "--"]
-        listed = host.run([*enter, nft, "-j", "list", "counters", "table", "inet", INNER_TABLE], check=False)
-        inner = parse_counters(listed.out) if listed.rc == 0 else {}
+        listed = host.run([*enter, nft, *LIST_COUNTERS, INNER_TABLE], check=False)
+        inner = parse_counters(listed.out).counts if listed.rc == 0 else {}
         if f"violations_{name}" in inner:
             found.counts[f"namespace_violations_{name}"] = inner[f"violations_{name}"]
     return found

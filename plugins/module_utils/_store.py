@@ -48,6 +48,8 @@ class Store:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._contents: Dict[str, Any] = {}
+        # Those of which it is known that their files say just this.
+        self._same: Dict[str, Service] = {}
 
     def read(self, given: Optional[Mapping[str, Service]] = None) -> Dict[str, Declared]:
         """All services by name, each with its file as path. Raises InputError with every file that can't be used.
@@ -67,6 +69,7 @@ class Store:
         found: Dict[str, Declared] = {}
         problems: List[Problem] = []
         self._contents = {}
+        self._same = {}
         for entry in self._host.list(FOLDER):
             if not entry.endswith(".json"):
                 continue
@@ -81,7 +84,7 @@ class Store:
                     raise ValueError(f'the key name must be "{name}", like the file')
                 same = given.get(name)
                 if same is not None and _says(content) == _says(same.to_dict()):
-                    service = same
+                    service = self._same[name] = same
                 else:
                     service = parse_list([content], where=path)[0].service
                 if service.state != "present":
@@ -101,6 +104,8 @@ class Store:
 
     def differs(self, service: Service) -> bool:
         """Whether the file of a service says anything else than it should, as it was read or written; a key that is missing counts."""
+        if self._same.get(service.name) is service:
+            return False
         return _says(self._contents.get(service.name)) != _says(service.to_dict())
 
     def write(self, service: Service) -> None:
@@ -160,9 +165,12 @@ class Store:
         self._host.remove_directory(RUN)
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True)
+
+
 def _says(content: Any) -> str:
     """For comparing: Python takes 1 for true."""
-    return json.dumps(content, sort_keys=True)
+    return _ENCODER.encode(content)
 
 
 def to_text(service: Service) -> str:

@@ -220,7 +220,7 @@ def run(module: AnsibleModule) -> None:
     check_timeout(module.params["timeout"])
     if module.check_mode:
         leave(module, changed=False, skipped=True, msg="nothing was probed: a probe sends packets, and this is check mode")
-    if target is None and host.find("ip") is None:
+    if target is None and any(item.service.state == "present" for item in declared) and host.find("ip") is None:
         fail(
             module, msg="the program ip was not found; install the package iproute2, or give a target", missing_programs=["ip"]
         )

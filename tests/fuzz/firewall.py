@@ -67,30 +67,50 @@ COMMIT
 )
 
 
-def _nft(source: Source) -> Tuple[str, str]:
-    return source.json(_LISTINGS), source.json(_BPF)
+_COUNTERS = """table inet portfence { # handle 7
+	counter violations_a { # handle 2
+		packets 12 bytes 480
+	}
+
+	chain check_a { # handle 11
+		counter name "violations_a" # handle 12
+	}
+}
+"""
 
 
-def _check_nft(texts: Tuple[str, str]) -> bool:
+def _nft(source: Source) -> Tuple[str, str, str]:
+    return source.json(_LISTINGS), source.json(_BPF), source.edited(_COUNTERS)
+
+
+def _check_nft(texts: Tuple[str, str, str]) -> bool:
     """nft, then bpftool."""
-    text, bpf = texts
+    text, bpf, counters = texts
     accepted = False
     host = FakeHost(printed=text)
     nft = Nft(FakeHost(printed="nftables v1.0.6 (Lester Gooch #5)"))
     nft._host = host
-    for ask in (nft.tables_if_works, nft.counters, nft.begin(), lambda: _walk(text), lambda: _tables(host, nft)):
+    for ask in (nft.tables_if_works, nft.begin_counters(), nft.begin(), lambda: _walk(text), lambda: _tables(host, nft)):
         try:
             ask()
             accepted = True
         except PortFenceError as error:
             check_message(str(error))
     _nft_listing.in_order(text)
-    for read in (lambda: [parse_dump(output) for output in parse_outputs(bpf)], lambda: parse_attached(bpf, {"connect4": "connect4"})):
+    for read in (lambda: _count(counters), lambda: [parse_dump(output) for output in parse_outputs(bpf)], lambda: parse_attached(bpf, {"connect4": "connect4"})):
         try:
             read()
         except PortFenceError as error:
             check_message(str(error))
     return accepted
+
+
+def _count(text: str) -> None:
+    """Whatever is a counter stands in the text, with its numbers."""
+    found = _nft_listing.parse_counters(text)
+    assert set(found.counts) == set(found.made)
+    for name, numbers in found.counts.items():
+        assert f"\tcounter {name} {{" in text and "packets {} bytes {}".format(*numbers) in re.sub(r"\b0+(?=[0-9])", "", text)
 
 
 def _walk(text: str) -> None:

@@ -234,7 +234,44 @@ def test_what_is_no_listing_is_an_error(text: str) -> None:
         parse_listing(text)
 
 
+COUNTERS = """table inet portfence { # handle 7
+	counter violations_a { # handle 2
+		packets 0 bytes 0
+	}
+
+	counter violations_b { # handle 9
+		comment "counter c { # handle 3"
+		packets 4 bytes 160
+	}
+
+	chain check_a { # handle 11
+		counter name "violations_a" # handle 12
+	}
+}
+"""
+
+
 def test_counters() -> None:
-    assert parse_counters(listing(*OBJECTS)) == {"violations_a": (0, 0), "violations_b": (4, 160)}
+    counters = parse_counters(COUNTERS)
+    assert counters.counts == {"violations_a": (0, 0), "violations_b": (4, 160)}
+    assert counters.made == {"violations_a": "7.2", "violations_b": "7.9"}
+    nothing = parse_counters("table inet portfence { # handle 7\n}\n")
+    assert nothing.counts == {} and nothing.made == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Segmentation fault",
+        COUNTERS.replace("{ # handle 7", "{"),
+        COUNTERS.replace("{ # handle 9", "{"),
+        COUNTERS.replace("bytes 160", ""),
+        COUNTERS.replace("packets 4", "packets 0x4"),
+        COUNTERS[: COUNTERS.index("comment")],
+    ],
+)
+def test_what_is_no_list_of_counters_is_an_error(text: str) -> None:
+    """None of them is taken for a counter that is not there."""
     with pytest.raises(PortFenceError, match="no list of counters"):
-        parse_counters('{"nftables": [{"counter": {"name": "x", "packets": 1}}]}')
+        parse_counters(text)

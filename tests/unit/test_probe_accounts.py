@@ -11,7 +11,7 @@ import json
 import pwd
 from collections import Counter
 from contextlib import contextmanager
-from typing import Any, Counter as Counts, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Counter as Counts, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import pytest
 from ansible_collections.portfence.egress.plugins.module_utils import _probe_run
@@ -110,12 +110,12 @@ def test_a_probe_of_one_service_asks_about_its_accounts_alone(monkeypatch: pytes
     monkeypatch.setattr(grp, "getgrall", everybody)
     attempted: List[Attempt] = []
 
-    def connect(_host: Host, attempts: Sequence[Attempt], _target: object, _timeout: float, _law: object) -> List[Outcome]:
+    def connect(_host: Host, attempts: Sequence[Attempt], _target: object, _timeout: float, _law: object) -> Tuple[List[Outcome], Callable[[], Counters]]:
         attempted.extend(attempts)
-        return [Outcome(error=errno.ETIMEDOUT) for _attempt in attempts]
+        return [Outcome(error=errno.ETIMEDOUT) for _attempt in attempts], Counters
 
     monkeypatch.setattr(_probe_run, "_connect", connect)
-    monkeypatch.setattr(_probe_run, "_counters", lambda _host, _namespaces: Counters())
+    monkeypatch.setattr(_probe_run, "begin_counters", lambda _host: Counters)
     declared = parse_list([service(probed)])
     _probe_run.run_probe(host=host, declared=declared, target=None, timeout=1)
     assert attempted and {attempt.service for attempt in attempted} == {f"s{probed}"}
