@@ -190,7 +190,7 @@ fence:
   type: str
 owners:
   description: The numeric owners of each service of the host.
-  returned: success
+  returned: when something was changed, or would be
   type: dict
   sample: {"myapp": {"uids": [990], "gids": []}}
 services_before:
@@ -237,7 +237,6 @@ def run(module: AnsibleModule) -> None:
             assignments={},
             fallbacks={},
             changes=changes,
-            owners={},
         )
     fence = FenceOfHost(host=host, lookup=lookup_on(host), admin_uids=admin_uids(host), backend=module.params["backend"])
     try:
@@ -262,10 +261,10 @@ def run(module: AnsibleModule) -> None:
         "assignments": outcome.assignments,
         "fallbacks": outcome.fallbacks,
         "changes": outcome.changes,
-        "owners": {item.service.name: {"uids": item.uids, "gids": item.gids} for item in outcome.services},
     }
     if outcome.changes:
-        # Long, and of no use where nothing is to be put back: Ansible goes through results value by value.
+        # Long, and of no use where nothing is new or to be put back: Ansible goes through results value by value.
+        result["owners"] = {item.service.name: {"uids": item.uids, "gids": item.gids} for item in outcome.services}
         result["fence"] = outcome.fence
         result["services_before"] = [service.to_dict(defaults=False) for service in outcome.services_before]
     if module._diff:
