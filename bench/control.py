@@ -12,7 +12,7 @@ from typing import Any, Dict, List
 from field import LabError, Service
 
 BOOKS = Path(__file__).resolve().parent / "playbooks"
-# Modules that site runs on a host, whatever the number of services: tests/integration/test_round_trips.py counts them.
+# How often site comes to a host, whatever the number of services: tests/integration/test_round_trips.py counts. Once with a command, else with modules.
 ROUND_TRIPS = 6
 # A fence that was found as it should be is not read again.
 UNCHANGED_ROUND_TRIPS = 5

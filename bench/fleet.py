@@ -32,9 +32,10 @@ LIMIT = 1.5
 
 METHOD = f"""A host is a set of namespaces on this machine (network, mounts, names, processes) with files of its own and a cable to a peer of its own;
 Ansible runs on the machine and comes in by `nsenter`. All hosts share the processors with the controller. Each has {SERVICES} services of {PORTS}
-ports. Against the seconds of `ansible -m ping` for the same hosts, by the same connection and with the same {FORKS} forks. Site runs {ROUND_TRIPS}
-modules on a host, and {UNCHANGED_ROUND_TRIPS} where nothing is to be done; it may take {LIMIT} times as many pings. `site` takes one host first, then
-all others, as it comes, and proves each fence by connecting. First run: on hosts that were never fenced."""
+ports. Against the seconds of `ansible -m ping` for the same hosts, by the same connection and with the same {FORKS} forks. Site comes to
+a host {ROUND_TRIPS} times, and {UNCHANGED_ROUND_TRIPS} where nothing is to be done: once with a command, which costs less than a ping, else with
+modules. It may take {LIMIT} times as many pings. `site` takes one host first, then all others, as it comes, and proves each fence by connecting.
+First run: on hosts that were never fenced."""
 
 
 def run(_place: Field, *, rounds: int, fleets: Sequence[int] = FLEETS) -> Row:
@@ -55,7 +56,7 @@ def run(_place: Field, *, rounds: int, fleets: Sequence[int] = FLEETS) -> Row:
         METHOD,
         measured=[Measured("seconds", "The whole fleet", "seconds", samples)],
         claims=[
-            Claim(f"{line}, {column}, to {PING} ({pings} modules)", "seconds", Contender(line, column), Contender(PING, column), LIMIT * pings)
+            Claim(f"{line}, {column}, to {PING} ({pings} round trips)", "seconds", Contender(line, column), Contender(PING, column), LIMIT * pings)
             for line, pings in PINGS.items()
             for column in columns
         ],

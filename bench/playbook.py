@@ -34,7 +34,7 @@ intrusions dropped and logged, ports exclusive, for TCP and UDP over IPv4 and IP
 loads the fence, keeps it for boot, proves each service by connecting (20 connections a service; 20 services by chance when nothing changed), and
 reads counters. Builtin: the same policy with `ansible.builtin.user`, `ansible.builtin.iptables` and `ansible.posix.sysctl` (`playbooks/builtin.yml`):
 13 tasks a service, nothing kept for boot, nothing proved. It is measured up to {BUILTIN_SIZES[-1]} services, because its time grows with each. The
-floor: as many modules as site runs on the host, which do nothing (`ansible.builtin.ping`), and `nft -f` of the same rules."""
+floor: as many modules that do nothing (`ansible.builtin.ping`) as there are times that site comes to the host, and `nft -f` of the same rules."""
 
 
 def run(
