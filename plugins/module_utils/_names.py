@@ -20,8 +20,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._service import H
 
 # Name and id of a line: passwd(5), group(5).
 _LINES = {
-    "passwd": re.compile(r"([^\s:+#-][^\s:]*):[^:]*:([0-9]+):[0-9]+:[^:]*:[^:]*:[^:]*", re.ASCII),
-    "group": re.compile(r"([^\s:+#-][^\s:]*):[^:]*:([0-9]+):[^:]*", re.ASCII),
+    "passwd": re.compile(r"([^\s:+#-][^\s:]*):[^:]*:([0-9]{1,10}):[0-9]{1,10}:[^:]*:[^:]*:[^:]*", re.ASCII),
+    "group": re.compile(r"([^\s:+#-][^\s:]*):[^:]*:([0-9]{1,10}):[^:]*", re.ASCII),
 }
 
 

@@ -24,7 +24,7 @@ _TABLE_TEXT = re.compile(r"^(table .* \{\n)((?:.*\n)*?)\}\n", re.MULTILINE)
 _OBJECT_TEXT = re.compile(r"^\t[^\t\n}].*\{\n(?:\t\t.*\n)*\t\}\n", re.MULTILINE)
 _HANDLE_TEXT = re.compile(r"table \S+ \S+ \{ # handle ([0-9]+)\n")
 _COUNTER_TEXT = re.compile(
-    r"^\tcounter (\S+) \{ # handle ([0-9]+)\n(?:\t\tcomment .*\n)?\t\tpackets ([0-9]+) bytes ([0-9]+)\n\t\}$", re.ASCII | re.MULTILINE
+    r"^\tcounter (\S+) \{ # handle ([0-9]+)\n(?:\t\tcomment .*\n)?\t\tpackets ([0-9]{1,20}) bytes ([0-9]{1,20})\n\t\}$", re.ASCII | re.MULTILINE
 )
 
 

@@ -76,6 +76,7 @@ def test_a_file_that_comes_first_is_read_once(asked: List[str], switch: str) -> 
         "hexadecimal:x:0x7d4:2004::/:/bin/sh",
         "no_group:x:2004:::/:/bin/sh",
         "nobody:x:4294967295:2005::/:/bin/sh",
+        f"huge:x:{'9' * 5000}:2005::/:/bin/sh",
         "+nis:x:2006:2006::/:/bin/sh",
         "-nis:x:2006:2006::/:/bin/sh",
         "  web:x:2006:2006::/:/bin/sh",

@@ -268,6 +268,7 @@ def test_counters() -> None:
         COUNTERS.replace("{ # handle 9", "{"),
         COUNTERS.replace("bytes 160", ""),
         COUNTERS.replace("packets 4", "packets 0x4"),
+        COUNTERS.replace("packets 4", f"packets {'9' * 5000}"),
         COUNTERS[: COUNTERS.index("comment")],
     ],
 )
