@@ -67,16 +67,17 @@ COMMIT
 )
 
 
-_COUNTERS = """table inet portfence { # handle 7
-	counter violations_a { # handle 2
-		packets 12 bytes 480
-	}
-
-	chain check_a { # handle 11
-		counter name "violations_a" # handle 12
-	}
-}
-"""
+_COUNTERS = (
+    "table inet portfence { # handle 7\n"
+    "\tcounter violations_a { # handle 2\n"
+    "\t\tpackets 12 bytes 480\n"
+    "\t}\n"
+    "\n"
+    "\tchain check_a { # handle 11\n"
+    '\t\tcounter name "violations_a" # handle 12\n'
+    "\t}\n"
+    "}\n"
+)
 
 
 def _nft(source: Source) -> Tuple[str, str, str]:
@@ -97,7 +98,11 @@ def _check_nft(texts: Tuple[str, str, str]) -> bool:
         except PortFenceError as error:
             check_message(str(error))
     _nft_listing.in_order(text)
-    for read in (lambda: _count(counters), lambda: [parse_dump(output) for output in parse_outputs(bpf)], lambda: parse_attached(bpf, {"connect4": "connect4"})):
+    for read in (
+        lambda: _count(counters),
+        lambda: [parse_dump(output) for output in parse_outputs(bpf)],
+        lambda: parse_attached(bpf, {"connect4": "connect4"}),
+    ):
         try:
             read()
         except PortFenceError as error:

@@ -234,21 +234,22 @@ def test_what_is_no_listing_is_an_error(text: str) -> None:
         parse_listing(text)
 
 
-COUNTERS = """table inet portfence { # handle 7
-	counter violations_a { # handle 2
-		packets 0 bytes 0
-	}
-
-	counter violations_b { # handle 9
-		comment "counter c { # handle 3"
-		packets 4 bytes 160
-	}
-
-	chain check_a { # handle 11
-		counter name "violations_a" # handle 12
-	}
-}
-"""
+COUNTERS = (
+    "table inet portfence { # handle 7\n"
+    "\tcounter violations_a { # handle 2\n"
+    "\t\tpackets 0 bytes 0\n"
+    "\t}\n"
+    "\n"
+    "\tcounter violations_b { # handle 9\n"
+    '\t\tcomment "counter c { # handle 3"\n'
+    "\t\tpackets 4 bytes 160\n"
+    "\t}\n"
+    "\n"
+    "\tchain check_a { # handle 11\n"
+    '\t\tcounter name "violations_a" # handle 12\n'
+    "\t}\n"
+    "}\n"
+)
 
 
 def test_counters() -> None:
