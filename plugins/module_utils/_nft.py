@@ -81,7 +81,7 @@ class Nft:
         """Let nft read the counters of the fence; none when there is no fence. As :meth:`begin`.
 
         The table is listed, without what is in maps: a list of counters does not say which table they are in, of those that had its name one
-        after the other, and for one, nft before 1.1 reads the tables of others as well. As text, as JSON takes it half as long again.
+        after the other, and for one, nft 1.0.6 reads the tables of others as well. As text, as JSON takes it half as long again.
         """
         command = [self.path, *LIST_COUNTERS, TABLE]
         running = self._host.start(command)
