@@ -290,6 +290,8 @@ class _Desk:
         self.busy = bytearray(_PORTS)
         self.past: Dict[Key, List[Holding]] = {}
         self.cooling: List[Holding] = []
+        # By pool and size: where the first block may be that is free. Nothing is given back at a desk, so that none before it is.
+        self._first: Dict[Tuple[PortRange, int], int] = {}
         for holding in holdings:
             if holding.until is None:
                 self.take(holding.ports)
@@ -335,12 +337,15 @@ class _Desk:
     def lowest(self, pools: Sequence[PortRange], size: int) -> Optional[PortRange]:
         """The first free block of a size that starts at a multiple of it."""
         for pool in pools:
-            low = -(-pool.low // size) * size
-            while low + size - 1 <= pool.high:
+            low = self._first.get((pool, size), -(-pool.low // size) * size)
+            free = False
+            while not free and low + size - 1 <= pool.high:
                 taken = self.busy.rfind(1, low, low + size)
-                if taken < 0:
-                    return PortRange(low, low + size - 1)
-                low = -(-(taken + 1) // size) * size
+                free = taken < 0
+                low = low if free else -(-(taken + 1) // size) * size
+            self._first[(pool, size)] = low
+            if free:
+                return PortRange(low, low + size - 1)
         return None
 
     def left(self, pools: Sequence[PortRange]) -> Tuple[int, int]:
