@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List
 
-from ansible_collections.portfence.egress.plugins.module_utils._ports import PortSet, PortSyntaxError
 from ansible_collections.portfence.egress.plugins.plugin_utils._services import each_service, texts
 
 DOCUMENTATION = r"""
@@ -40,7 +39,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: Ports and ranges in order, of which none overlap or touch. Where one of them can't be read, they are as they were given.
+  description: Ports and ranges, in the order of their services.
   type: list
   elements: str
 """
@@ -52,11 +51,7 @@ def reserved_ports(services: Any) -> List[str]:
     for service in each_service(services, by="reserved_ports"):
         if service.get("state", "present") != "absent" and service.get("assignment") != "host":
             found.extend(texts(service.get("source_ports", [])))
-    try:
-        # Many services have few ranges together, and Ansible looks at each value that a module is given.
-        return [str(part) for part in PortSet.parse(found)] if found else []
-    except PortSyntaxError:
-        return found  # the module says what is wrong with which
+    return found
 
 
 class FilterModule:

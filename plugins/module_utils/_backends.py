@@ -53,7 +53,7 @@ def choose(host: Host, wanted: str = AUTO) -> Backend:
     return _iptables(host)
 
 
-# To import a backend takes a host as long as some modules take in all, so nobody does who has no use for it.
+# A host compiles what a module imports anew each time, so nobody imports a backend who has no use for it.
 def _nftables(host: Host) -> NftablesBackend:
     from ansible_collections.portfence.egress.plugins.module_utils._backend_nftables import NftablesBackend
 

@@ -55,7 +55,7 @@ def _ids(host: Host, database: str, ask: Callable[[str], int]) -> Callable[[str]
 def _in_file(host: Host, database: str) -> Dict[str, int]:
     """Name to id, of the lines of passwd(5) or group(5) that nobody reads otherwise; nothing where the name service asks others first.
 
-    To ask for a name takes the C library through the file from its start, so that a thousand of them take longer than all the rest.
+    To ask for a name takes the C library through the file from its start: for a thousand of them, about a tenth of the time of the module fence.
     """
     told = re.findall(rf"^[ \t]*{database}:([^#\n]*)", host.read("/etc/nsswitch.conf") or "", re.MULTILINE)
     words = told[0].split() if len(told) == 1 else []

@@ -195,7 +195,7 @@ def fingerprint(tables: Mapping[str, Listing], fence: Fence) -> str:
     """A text that is the same for the same tables, by family, but for the cgroups of units."""
     content = {family: without_elements(listing, fence.member_maps) for family, listing in tables.items()}
     # One nft prints the keys of an object in one order.
-    return hashlib.sha256(repr(sorted(content.items())).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(repr(sorted(content.items())).encode()).hexdigest()
 
 
 def _by_name(listing: Listing, kind: str) -> Dict[str, Any]:

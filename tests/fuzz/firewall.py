@@ -18,6 +18,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._nft import Nft
 from ansible_collections.portfence.egress.plugins.module_utils._nft_tables import Tables
 from ansible_collections.portfence.egress.plugins.module_utils._nft_tables import transaction as change
 from ansible_collections.portfence.egress.tests.fuzz.source import FakeHost, Source, Target, check_message
+from ansible_collections.portfence.egress.tests.unit.counters_sample import COUNTERS
 
 _TABLE = {"family": "inet", "name": "portfence", "handle": 1}
 _PLACE = {"family": "inet", "table": "portfence"}
@@ -67,21 +68,8 @@ COMMIT
 )
 
 
-_COUNTERS = (
-    "table inet portfence { # handle 7\n"
-    "\tcounter violations_a { # handle 2\n"
-    "\t\tpackets 12 bytes 480\n"
-    "\t}\n"
-    "\n"
-    "\tchain check_a { # handle 11\n"
-    '\t\tcounter name "violations_a" # handle 12\n'
-    "\t}\n"
-    "}\n"
-)
-
-
 def _nft(source: Source) -> Tuple[str, str, str]:
-    return source.json(_LISTINGS), source.json(_BPF), source.edited(_COUNTERS)
+    return source.json(_LISTINGS), source.json(_BPF), source.edited(COUNTERS)
 
 
 def _check_nft(texts: Tuple[str, str, str]) -> bool:

@@ -19,6 +19,7 @@ from ansible_collections.portfence.egress.plugins.module_utils._nft_listing impo
     parse_counters,
     parse_listing,
 )
+from ansible_collections.portfence.egress.tests.unit.counters_sample import COUNTERS
 from ansible_collections.portfence.egress.tests.unit.nft_model import Frame, read, send
 from ansible_collections.portfence.egress.tests.unit.pipeline import fence_of
 
@@ -232,24 +233,6 @@ def test_a_table_is_ours_by_its_marker() -> None:
 def test_what_is_no_listing_is_an_error(text: str) -> None:
     with pytest.raises(PortFenceError, match="no listing"):
         parse_listing(text)
-
-
-COUNTERS = (
-    "table inet portfence { # handle 7\n"
-    "\tcounter violations_a { # handle 2\n"
-    "\t\tpackets 0 bytes 0\n"
-    "\t}\n"
-    "\n"
-    "\tcounter violations_b { # handle 9\n"
-    '\t\tcomment "counter c { # handle 3"\n'
-    "\t\tpackets 4 bytes 160\n"
-    "\t}\n"
-    "\n"
-    "\tchain check_a { # handle 11\n"
-    '\t\tcounter name "violations_a" # handle 12\n'
-    "\t}\n"
-    "}\n"
-)
 
 
 def test_counters() -> None:
