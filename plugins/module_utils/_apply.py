@@ -183,12 +183,12 @@ class FenceOfHost:
             stored = self._stored(request)
             target = _plan.merge(stored, request.services, state=request.state, purge=request.purge)
             resolved = self._resolve(request, target)
+            strays = others(self._host, self._backend)
         except BaseException:
             with suppress(PortFenceError):
                 finish()  # what reads has the locks until it ends
             raise
         live = finish()
-        strays = others(self._host, self._backend)
         self._unit.check_owner()
         self._launcher.check_owner()
         outcome = Outcome(

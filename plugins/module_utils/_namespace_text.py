@@ -66,7 +66,7 @@ def inner_rules(namespace: Namespace) -> Dict[str, str]:
     passing = [
         "tcp flags & (fin | syn | rst | ack) != syn accept",
         "meta l4proto != tcp ct direction reply accept",
-        'oifname "lo" accept',
+        'oif "lo" accept',
     ]
     lines = [
         f"\tcounter {counter} {{ packets 0 bytes 0 }}\n",

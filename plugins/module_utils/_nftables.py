@@ -44,6 +44,8 @@ from ansible_collections.portfence.egress.plugins.module_utils._service import L
 
 # The opening segment of a TCP connection; replies, live sessions and bulk data are anything else.
 _NOT_OPENING = "tcp flags & (fin | syn | rst | ack) != syn accept"
+# By number, which is the same in every network namespace (LOOPBACK_IFINDEX): the kernel copies and compares no name for each packet.
+_LOOPBACK = 'oif "lo"'
 _PORT_MAP = "type inet_service : verdict; flags interval;"
 _LEVELS = {"warning": "warn"}
 
@@ -241,7 +243,7 @@ def _zones(table: Table, ruleset: Ruleset) -> None:
     )
     for name, hook, lines in (("raw", "output", own), ("raw_forwarded", "prerouting", others)):
         if lines:
-            lines = ["meta l4proto tcp accept", *(['oifname "lo" accept'] if hook == "output" else []), *lines]
+            lines = ["meta l4proto tcp accept", *([f"{_LOOPBACK} accept"] if hook == "output" else []), *lines]
             declaration = f"type filter hook {hook} priority {ZONE_PRIORITY}; policy accept;"
             table.base.append(chain(name, [declaration, *lines]))
 
@@ -284,9 +286,9 @@ def _base(
         on_loopback = dispatch([rules for rules in services if rules.loopback], "_lo")
         if on_loopback:
             table.chains.append(chain(f"{name}_lo", on_loopback))
-            lines.append(f'oifname "lo" goto {name}_lo')
+            lines.append(f"{_LOOPBACK} goto {name}_lo")
         else:
-            lines.append('oifname "lo" accept')
+            lines.append(f"{_LOOPBACK} accept")
         lines.extend(dispatch(services, ""))
     table.base.append(chain(name, lines))
 

@@ -347,7 +347,7 @@ _STATEMENTS: List[Tuple[re.Pattern[str], Callable[[_Walk, re.Match[str]], Option
         (r"meta skuid != 4294967295", lambda walk, found: _when(walk.frame.uid not in (None, 4294967295))),
         (r"ct original zone set (\d+)", _zone),
         (r"ct direction reply", lambda walk, found: _when(walk.frame.reply)),
-        (r'oifname "lo"', lambda walk, found: _when(walk.frame.loopback)),
+        (r'oif "lo"', lambda walk, found: _when(walk.frame.loopback)),
         (r"(th|tcp|udp|sctp|dccp|udplite) sport (\d+)(?:-(\d+))?", _sport),
         (
             r"numgen random mod (\d+) < (\d+)",

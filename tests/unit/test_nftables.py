@@ -72,10 +72,10 @@ def test_nat_keeps_ports_inside_and_spreads_others_by_size() -> None:
 
 
 def test_loopback_is_left_alone_unless_asked_for() -> None:
-    assert fence_of(ONE).body.count('oifname "lo" accept') == 4
+    assert fence_of(ONE).body.count('oif "lo" accept') == 4
     services = {**ONE, "db": {"source_ports": "51000-51999", "user": 50, "loopback": True}}
     fence = fence_of(services)
-    assert fence.body.count('oifname "lo" goto postrouting_lo') == 3
+    assert fence.body.count('oif "lo" goto postrouting_lo') == 3
     assert "web" not in "".join(fence.tables["inet"].split("map checked_lo_uids {")[1].split("}")[0])
     tables = read(fence.body)
     assert send(tables, Frame("tcp", 7, uid=33, loopback=True)).sport == 7
