@@ -29,6 +29,7 @@ __all__ = [
     "bare_nat",
     "compile_load",
     "fence",
+    "least_rewrite",
     "owner_match",
     "owner_rules",
     "prove",
@@ -134,6 +135,19 @@ def bare_nat(lab: Lab, service: Service) -> None:
     bare_conntrack(lab)
     rule = f"meta skuid {service.uid} meta l4proto {{ tcp, udp }} snat to :{service.low}-{service.high}"
     lab.nft(f"table ip bare {{ chain postrouting {{ type nat hook postrouting priority 99; policy accept; {rule}; }}; }}\n")
+
+
+def least_rewrite(lab: Lab, service: Service) -> None:
+    """The least that `rewrite` needs of the kernel, with one account in the rules themselves: that rule of NAT, a zone for datagrams, and a
+    check of what comes out. No look-up, and neither exclusive ports nor exceptions nor counters.
+    """
+    bare_nat(lab, service)
+    raw = f"meta skuid {service.uid} meta l4proto udp ct original zone set {service.low}"
+    check = f"meta skuid {service.uid} meta l4proto udp th sport != {service.low}-{service.high} drop"
+    lab.nft(
+        f"table inet least {{ chain raw {{ type filter hook output priority -300; policy accept; {raw}; }};"
+        f" chain check {{ type filter hook postrouting priority 110; policy accept; {check}; }}; }}\n"
+    )
 
 
 def owner_rules(fenced: Sequence[Service]) -> str:

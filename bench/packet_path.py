@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
-from field import Field, Lab, Service, bare_conntrack, bare_nat, fence, owner_match, prove, services
+from field import Field, Lab, Service, bare_conntrack, bare_nat, fence, least_rewrite, owner_match, prove, services
 from harness import Claim, Contender, Measured, Row, interleave
 
 NAME = "packet_path"
@@ -18,6 +18,7 @@ OTHER = 99999  # an account of no service
 KERNEL_PORTS = "10000 19998"
 
 NONE, BARE, NAT = Contender("no rules"), Contender("bare hook with conntrack"), Contender("the same with one NAT rule")
+LEAST = Contender("the same with NAT, zone and check of one account")
 OWNER_MATCH, APP, REWRITE = "iptables, owner match", "fence, app", "fence, rewrite"
 LINES = (OWNER_MATCH, APP, REWRITE)
 
@@ -27,7 +28,8 @@ of the last rules sends (governed), and an account of no service (other).
 UDP: datagrams of 64 bytes of one connected socket, nanoseconds each, that of the peer's stack included. TCP opened: a connection from socket()
 to close(), which resets it; 250 destinations take turns. TCP bulk: what one connection carries until the peer has read it. With iptables and the
 assignment `app`, a governed socket is bound to a port of its service, with `rewrite` it is not. All over IPv4; the rules of IPv6 are there.
-The fence is as it comes: exclusive ports, logs, counters. Those of iptables have neither."""
+The fence is as it comes: exclusive ports, logs, counters. Those of iptables have neither. The least that `rewrite` needs is a rule of NAT, a
+zone for datagrams, and a check of the port that comes out; with the number of one account in each of these rules, and nothing else, it is a floor."""
 
 
 class Traffic(NamedTuple):
@@ -64,7 +66,7 @@ def run(place: Field, *, rounds: int, sizes: Sequence[int] = SIZES) -> Row:
         for contender, host in hosts.items():
             service = host.service if traffic.governed else None
             how = {"uid": service.uid if service else OTHER, "milliseconds": MILLISECONDS[traffic.kind]}
-            bind = service if service and contender.line not in (REWRITE, NAT.line) else None
+            bind = service if service and contender.line not in TRANSLATING else None
             contenders[contender] = partial(place.load, host.lab, traffic.kind, bind=bind, **how)
             if bind is not None and contender == NONE and traffic.kind == "connect":
                 # What the kernel does to choose a port is no cost of rules.
@@ -94,13 +96,14 @@ def _hosts(place: Field, sizes: Sequence[int]) -> Dict[Contender, Host]:
 
     hosts = {NONE: made(1, None), BARE: made(1, lambda lab, _fenced: bare_conntrack(lab))}
     hosts[NAT] = made(1, lambda lab, fenced: bare_nat(lab, fenced[0]))
+    hosts[LEAST] = made(1, lambda lab, fenced: least_rewrite(lab, fenced[0]))
     for number in sizes:
         column = _column(number)
         hosts[Contender(OWNER_MATCH, column)] = made(number, owner_match)
         for line, assignment in ((APP, "app"), (REWRITE, "rewrite")):
             hosts[Contender(line, column)] = made(number, partial(_fence, assignment))
     for contender, host in hosts.items():
-        translates = contender.line in (REWRITE, NAT.line)
+        translates = contender.line in TRANSLATING
         if translates or contender.line in LINES:
             prove(host.lab, host.service, inside=translates, blocks=not translates)
     return hosts
@@ -132,6 +135,10 @@ def _claims(sizes: Sequence[int]) -> List[Claim]:
             claims.append(Claim(text, f"bulk_{key}", Contender(line, many), NONE, 0.97, at_least=True))
     udp = "UDP of a governed account"
     claims.append(Claim(f"one NAT rule, {udp}, to a bare hook with conntrack", "udp_governed", NAT, BARE))
+    for key, who in accounts:
+        named = "NAT, zone and check of one account"
+        claims.append(Claim(f"{named}, UDP of {who}, to a bare hook with conntrack", f"udp_{key}", LEAST, BARE))
+        claims.append(Claim(f"{REWRITE}, {many}, UDP of {who}, to {named}", f"udp_{key}", Contender(REWRITE, many), LEAST))
     claims.append(Claim(f"{REWRITE}, {many}, {udp}, to one NAT rule", "udp_governed", Contender(REWRITE, many), NAT))
     for line in (APP, REWRITE):
         for column in map(_column, sizes):
