@@ -21,6 +21,7 @@ NONE, BARE, NAT = Contender("no rules"), Contender("bare hook with conntrack"), 
 LEAST = Contender("the same with NAT, zone and check of one account")
 OWNER_MATCH, APP, REWRITE = "iptables, owner match", "fence, app", "fence, rewrite"
 LINES = (OWNER_MATCH, APP, REWRITE)
+TRANSLATING = (REWRITE, NAT.line, LEAST.line)
 
 METHOD = f"""Each contender is a host of its own, with the rules of so many services of {PORTS} ports each, and a cable to a peer. A service
 of the last rules sends (governed), and an account of no service (other).
