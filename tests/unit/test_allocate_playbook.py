@@ -279,3 +279,12 @@ def test_hosts_outside_of_the_target_have_no_part(control: Control, playbook: st
     there = control.ok(playbook, "--list-hosts", "-e", "target=site_z")
     assert "web3" in there and "web1" not in there and "web2" not in there
     assert "target: found site_y, which no host of the inventory matches" in control.refused(playbook, "-e", "target=site_y")
+
+
+@pytest.mark.parametrize("limit", ["", "web3", "site_z", "all:!web1", "~web[23]", "localhost,web2", "@hosts.limit", "all:!web*"])
+def test_the_whole_inventory_is_taken_whatever_the_limit(control: Control, limit: str) -> None:
+    control.inventory["all"]["hosts"] = {"~odd": {}}  # a name that is no pattern of itself
+    (control.folder / "hosts.limit").write_text("web2\n", encoding="utf-8")
+    options = ["--limit", limit] if limit else []
+    assert "5 ranges, 5 handed out" in control.ok("allocate", *options)
+    assert "4 hosts, 8 services: nothing found" in control.ok("validate", *options)
