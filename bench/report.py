@@ -38,7 +38,7 @@ def verdict(claim: Claim, measured: Sequence[Measured]) -> str:
 
 def ratio_text(value: float) -> str:
     """A ratio with as many digits as it has a meaning."""
-    return f"{value:.3f}" if value < 10 else f"{value:,.0f}"
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def number(value: float) -> str:

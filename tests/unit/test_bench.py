@@ -105,7 +105,7 @@ def test_report() -> None:
         "| ours is near the floor | ≤ 1.25 | **1.200** | 1.150 – 1.350 | reached |",
         "| ours is very near the floor | ≤ 1.15 | **1.200** | 1.150 – 1.350 | **NOT reached** |",
         "| ours carries nearly as much | ≥ 1.20 | **1.200** | 1.150 – 1.350 | reached |",
-        "| many, to the floor | **10** | 10 – 622 |",
+        "| many, to the floor | **10.0** | 10.0 – 622 |",
         "## An example\n\nHow it was measured.",
         "- rounds: 3",
         "### UDP, µs",
