@@ -22,15 +22,13 @@ SIZES = (1000, 3000, 10000)
 SITE = 50
 SERVICES = 10
 KINDS = ("same", "templates", "own")
-LINEAR = 1.1  # times growth in proportion, at most: see METHOD
 KIND_TITLES = {"same": "one policy", "templates": "a template", "own": "a file each"}
 
 METHOD = f"""Seconds of the whole command `ansible-playbook`, seconds of processor time of all its processes, and their memory at its peak (Pss,
 sampled). No host is connected to. Each host has {SERVICES} services; sites of {SITE} hosts are a NAT domain each. One policy: a group variable for
 all hosts, the ranges are handed out. A template: the same with a template of a host's variable in each service, so that no two hosts have an equal
 policy. A file each: ports written by hand into `host_vars`. Allocate: the first run hands all ranges out, the second finds them. What must be reached
-is growth in proportion to the number of hosts, within a tenth: the caches of a processor hold less of a large inventory. Sorting, the mildest growth
-that is not in proportion (n log n), would be a third above it for these sizes."""
+is growth that is not more than that of the number of hosts."""
 
 
 class Used(NamedTuple):
@@ -67,7 +65,7 @@ def run(_place: Field, *, rounds: int, sizes: Sequence[int] = SIZES, kinds: Sequ
                 metric.key,
                 Contender(line, f"{sizes[-1]} hosts"),
                 Contender(line, f"{sizes[0]} hosts"),
-                LINEAR * sizes[-1] / sizes[0],
+                sizes[-1] / sizes[0],
             )
             for line in dict.fromkeys(contender.line for contender in ordered)
             for metric in measured[1:]
