@@ -17,8 +17,8 @@ from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tup
 
 from ansible_collections.portfence.egress.plugins.module_utils import _plan
 from ansible_collections.portfence.egress.plugins.module_utils._backend import Backend, Change, Plan
-from ansible_collections.portfence.egress.plugins.module_utils._backends import AUTO, choose, in_force, is_absent, others
-from ansible_collections.portfence.egress.plugins.module_utils._bpf_host import BpfOfHost, BpfPlan
+from ansible_collections.portfence.egress.plugins.module_utils._backends import AUTO, BACKENDS, choose, is_absent, kept, others
+from ansible_collections.portfence.egress.plugins.module_utils._bpf_plan import BpfPlan, plan_bpf, run_bpf
 from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._counts import forget_services
 from ansible_collections.portfence.egress.plugins.module_utils._ephemeral_boot import RANGE_KEY, RESERVED_KEY
@@ -117,7 +117,6 @@ class FenceOfHost:
         """
         self._host = host
         self._backend = choose(host, backend)
-        self._bpf = BpfOfHost(host)
         self._lookup = lookup
         self._admin_uids = admin_uids
         self._store = Store(host)
@@ -146,7 +145,7 @@ class FenceOfHost:
         alone = [resolve((item,), lookup=self._lookup, admin_uids=self._admin_uids) for item in stored.values()]
         outcome.services = tuple(item for resolved, problems in alone if not problems for item in resolved)
         try:
-            bpf = self._bpf.plan(outcome.services, paths={name: item.path for name, item in stored.items()}, persist=True)
+            bpf = plan_bpf(self._host, outcome.services, paths={name: item.path for name, item in stored.items()}, persist=True)
         except InputError:
             outcome.assignments = {item.service.name: item.service.assignment for item in outcome.services}
         else:
@@ -191,13 +190,16 @@ class FenceOfHost:
         live = finish()
         self._unit.check_owner()
         self._launcher.check_owner()
+        holding = {backend.name for backend, found in ((self._backend, live), *strays) if found}
         outcome = Outcome(
-            services_before=tuple(item.service for item in stored.values()), backend_before=in_force(self._host), live=live
+            services_before=tuple(item.service for item in stored.values()),
+            backend_before=kept() or next((name for name in BACKENDS if name in holding), None),
+            live=live,
         )
         if diff:
             outcome.before = "".join(backend.live_text() for backend in (self._backend, *(stray for stray, _live in strays)))
         paths = {name: item.path for name, item in target.items()}
-        bpf = self._bpf.plan(resolved, paths=paths, persist=request.persist)
+        bpf = plan_bpf(self._host, resolved, paths=paths, persist=request.persist)
         outcome.assignments, outcome.fallbacks = bpf.assignments, bpf.fallbacks
         if target:
             outcome.services = resolved
@@ -333,7 +335,7 @@ class FenceOfHost:
 
     def _run(self, outcome: Outcome, steps: _Steps) -> None:
         if not steps.bpf.assignments:
-            self._bpf.run(steps.bpf)
+            run_bpf(self._host, steps.bpf)
         if steps.remove_files:
             # The unit goes first: from then on a boot gives no fence, and its drop-ins have nothing to do; until then the whole old one.
             self._unit.remove()
@@ -384,7 +386,7 @@ class FenceOfHost:
             self._store.remember(outcome.services_before, backend=outcome.backend_before, by=steps.remember_by)
         if steps.bpf.assignments:
             # The fence translates what these leave, so it has to be there before they change.
-            self._bpf.run(steps.bpf)
+            run_bpf(self._host, steps.bpf)
         for service in steps.write:
             self._store.write(service)
         for name in steps.forget:

@@ -36,20 +36,18 @@ def choose(host: Host, wanted: str = AUTO) -> Backend:
     :param wanted: one of :data:`CHOICES`. "auto" is the one that the host has; without a fence, nftables where it can be
         used, else iptables.
     """
-    chosen = in_force(host) if wanted == AUTO else wanted
+    chosen = kept() if wanted == AUTO else wanted
     if chosen == "iptables":
         return _iptables(host)
     if chosen == "nftables":
         return _nftables(host)
-    try:
-        backend = _nftables(host)
-        if backend.works():
-            return backend
-    except KilledError:
-        raise  # it may work the next time
-    except HostError:
-        if host.find("iptables-restore") is None:
-            raise
+    usable = _candidates(host)
+    holding = next((backend for backend in usable if backend.live()), None)
+    nftables = next((backend for backend in usable if backend.name == "nftables"), None)
+    if nftables is not None and holding in (None, nftables):
+        return nftables
+    if holding is None and host.find("iptables-restore") is None:
+        _nftables(host)  # raises why it can't be used
     return _iptables(host)
 
 
@@ -66,12 +64,14 @@ def _iptables(host: Host, variant: Optional[str] = None) -> Backend:
     return IptablesBackend(host, variant=variant)
 
 
+def kept() -> Optional[str]:
+    """The backend that holds the fence by the files for boot; None when there is no such file."""
+    return next((name for name, path in (("nftables", FENCE_FILE), ("iptables", IPTABLES_FILE)) if os.path.exists(path)), None)
+
+
 def in_force(host: Host) -> Optional[str]:
     """The backend that holds the fence by the files for boot, else by the kernel; None when there is no fence."""
-    for name, path in (("nftables", FENCE_FILE), ("iptables", IPTABLES_FILE)):
-        if os.path.exists(path):
-            return name
-    return next((backend.name for backend in _candidates(host) if backend.live()), None)
+    return kept() or next((backend.name for backend in _candidates(host) if backend.live()), None)
 
 
 def others(host: Host, chosen: Backend) -> List[Tuple[Backend, Any]]:
@@ -80,15 +80,17 @@ def others(host: Host, chosen: Backend) -> List[Tuple[Backend, Any]]:
     return [(backend, live) for backend, live in found if live]
 
 
-def begin_counters(host: Host) -> Callable[[], Counters]:
-    """Begin to read the counters of the fence in force. What this gives is to be called for them, once: none where there is no fence.
+def counters_reader(host: Host) -> Callable[[], Callable[[], Counters]]:
+    """What begins to read the counters of the fence in force, each time that it is called. What that gives is to be called for them, once:
+    none where there is no fence.
 
-    Both raise HostError.
+    All three raise HostError.
     """
     name = in_force(host)
     if name == "nftables":
-        return Nft(host).begin_counters()
-    return Counters if name is None else partial(_iptables(host).counted, None)
+        return Nft(host).begin_counters
+    backend = None if name is None else _iptables(host)
+    return lambda: Counters if backend is None else partial(backend.counted, None)
 
 
 def is_absent(host: Host) -> bool:

@@ -19,7 +19,6 @@ from ansible_collections.portfence.egress.plugins.module_utils._errors import Po
 from ansible_collections.portfence.egress.plugins.module_utils._policy import Service
 from ansible_collections.portfence.egress.plugins.module_utils._resolve import Resolved
 
-ASSIGNMENTS = ("bpf", "auto")
 SELECTORS = ("user", "unit")
 MOST_RANGES = 16
 MOST_ELEMENTS = 16384

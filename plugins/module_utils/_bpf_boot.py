@@ -9,23 +9,30 @@ and only then detaches the old ones: at every moment one of the two gives ports,
 
 from __future__ import annotations
 
-import glob
 import os
 from typing import Dict, List, Mapping
 
 from ansible_collections.portfence.egress.plugins.module_utils._bpf import NAME_BYTES
 from ansible_collections.portfence.egress.plugins.module_utils._boot_lock import locked, take
+from ansible_collections.portfence.egress.plugins.module_utils._bpf_plan import (
+    BATCH_NAME,
+    DROP_IN,
+    OBJECT_NAME,
+    PINS,
+    SCRIPT_PATH,
+    UNIT,
+    UNIT_LINK,
+    UNIT_PATH,
+    unit_present,
+)
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._store import BASE
 from ansible_collections.portfence.egress.plugins.module_utils._unit import FOLDER, WANTS
 
-BPFFS = "/sys/fs/bpf"
-PINS = f"{BPFFS}/portfence"
+BPFFS = os.path.dirname(PINS)
 MAPS = f"{PINS}/maps"
 NEW_MAPS = f"{BPFFS}/portfence_new/maps"
-OBJECT_NAME, BATCH_NAME, SCRIPT_NAME = "bpf.o", "bpf.batch", "bpf-load"
-SCRIPT_PATH = f"{BASE}/{SCRIPT_NAME}"
 # Name of a program in the kernel, 15 bytes at most → its hook, as bpftool calls it and as it is pinned.
 HOOKS = {
     "portfence_conn4": "connect4",
@@ -34,13 +41,9 @@ HOOKS = {
     "portfence_bind6": "bind6",
 }
 
-DROP_IN = "60-portfence-bpf.conf"
 # Of join and leave.
 LOCK = "/run/portfence-bpf.lock"
 
-NAME = "portfence-bpf.service"
-PATH = f"{FOLDER}/{NAME}"
-LINK = f"{WANTS}/{NAME}"
 _HEADER = "# Written by the Ansible collection portfence.egress. Changes are overwritten.\n"
 
 # libbpf before 1.0 pins a program by its section (cgroup_connect4), later ones by its name (portfence_conn4).
@@ -175,7 +178,7 @@ def drop_ins(units: Mapping[str, str], *, cgroup: str) -> Dict[str, str]:
     return {
         f"{FOLDER}/{unit}.d/{DROP_IN}": f"""{_HEADER}
 [Unit]
-After={NAME}
+After={UNIT}
 
 [Service]
 ExecStartPre=-+/bin/sh {SCRIPT_PATH} join {cgroup} {service}
@@ -194,44 +197,36 @@ class BpfUnit:
 
     def check_owner(self) -> None:
         """Raises HostError when somebody else wrote a unit of our name."""
-        found = self._host.read(PATH)
+        found = self._host.read(UNIT_PATH)
         if found is not None and not found.startswith(_HEADER):
-            raise HostError(f"{PATH} exists and was not written by this collection; rename or remove that unit")
+            raise HostError(f"{UNIT_PATH} exists and was not written by this collection; rename or remove that unit")
 
     def missing(self) -> List[str]:
         """What has to be done so that the programs are loaded at boot, as a list for humans; empty when nothing."""
         found = []
-        if self._host.read_own(PATH) != self._text:
-            found.append(f"write {PATH}")
+        if self._host.read_own(UNIT_PATH) != self._text:
+            found.append(f"write {UNIT_PATH}")
         if not self._enabled():
-            found.append(f"enable {NAME}")
+            found.append(f"enable {UNIT}")
         return found
-
-    def present(self) -> bool:
-        """Whether the unit or its link is there."""
-        return os.path.lexists(PATH) or os.path.islink(LINK)
-
-    def drop_ins(self) -> List[str]:
-        """Paths of the drop-ins that are there."""
-        return sorted(glob.glob(f"{FOLDER}/*.d/{DROP_IN}"))
 
     def install(self) -> None:
         """Write the unit and enable it. Its files must be in place. It is not started: the module has done its work."""
-        self._host.write(PATH, self._text)
+        self._host.write(UNIT_PATH, self._text)
         self._host.make_directory(WANTS)
         if not self._enabled():
-            self._host.link(LINK, f"../{NAME}")
+            self._host.link(UNIT_LINK, f"../{UNIT}")
         self._host.read_units()
 
     def remove(self) -> None:
         """Disable the unit and take its file away, if it is there."""
-        if not self.present():
+        if not unit_present():
             return
-        self._host.remove(LINK)
-        self._host.remove(PATH)
+        self._host.remove(UNIT_LINK)
+        self._host.remove(UNIT_PATH)
         self._host.read_units()
         if self._host.runs_systemd():
-            self._host.run(["systemctl", "reset-failed", NAME], check=False)
+            self._host.run(["systemctl", "reset-failed", UNIT], check=False)
 
     def _enabled(self) -> bool:
-        return os.path.islink(LINK) and os.path.realpath(LINK) == PATH
+        return os.path.islink(UNIT_LINK) and os.path.realpath(UNIT_LINK) == UNIT_PATH

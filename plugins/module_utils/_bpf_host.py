@@ -11,26 +11,26 @@ from __future__ import annotations
 import base64
 import os
 import signal
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ansible_collections.portfence.egress.plugins.module_utils import _bpf, _json
-from ansible_collections.portfence.egress.plugins.module_utils._bpf_boot import (
+from ansible_collections.portfence.egress.plugins.module_utils._bpf_boot import BPFFS, HOOKS, LOCK, MAPS, NEW_MAPS, SCRIPT, BpfUnit, drop_ins
+from ansible_collections.portfence.egress.plugins.module_utils._bpf_object import bpf_object
+from ansible_collections.portfence.egress.plugins.module_utils._bpf_plan import (
+    ASSIGNMENTS,
     BATCH_NAME,
-    BPFFS,
-    HOOKS,
-    LOCK,
-    MAPS,
-    NEW_MAPS,
+    BATCH_PATH,
+    FILES,
     OBJECT_NAME,
+    OBJECT_PATH,
     PINS,
-    SCRIPT,
     SCRIPT_NAME,
     SCRIPT_PATH,
-    BpfUnit,
-    drop_ins,
+    BpfPlan,
+    drop_ins_present,
+    persisted,
 )
-from ansible_collections.portfence.egress.plugins.module_utils._bpf_object import bpf_object
 from ansible_collections.portfence.egress.plugins.module_utils._errors import InputError, KilledError, PortFenceError, Problem
 from ansible_collections.portfence.egress.plugins.module_utils._host import Host
 from ansible_collections.portfence.egress.plugins.module_utils._program import failure
@@ -39,8 +39,6 @@ from ansible_collections.portfence.egress.plugins.module_utils._store import BAS
 
 # Where cgroup v2 is mounted: on a host that has nothing else, and on one that has v1 as well.
 _CGROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
-_OBJECT_PATH = f"{BASE}/{OBJECT_NAME}"
-_BATCH_PATH = f"{BASE}/{BATCH_NAME}"
 # bpf_setsockopt() takes SO_REUSEADDR since Linux 6.1; 5.10 answers with an error that the program can't pass on.
 _SHARES_SINCE = (6, 1)
 
@@ -58,48 +56,15 @@ done
 """
 
 
-@dataclass
-class BpfPlan:
-    """What the programs do for the services of a host, and what has to be done for that.
-
-    :ivar assignments: how each service gets its ports: "auto" is decided.
-    :ivar fallbacks: why a service with "auto" has no bpf.
-    :ivar changes: the steps for people; empty when everything is as it should be.
-    :ivar drop_ins: what units get, path to text; None for one that goes.
-    """
-
-    assignments: Dict[str, str] = field(default_factory=dict)
-    fallbacks: Dict[str, str] = field(default_factory=dict)
-    changes: List[str] = field(default_factory=list)
-    cgroup: str = _CGROUPS[0]
-    load: Optional[_bpf.Maps] = None
-    served: Sequence[Resolved] = ()
-    update: Optional[List[str]] = None
-    unload: bool = False
-    batch_file: Optional[str] = None
-    object_file: bool = False
-    script_file: bool = False
-    install_unit: bool = False
-    drop_ins: Dict[str, Optional[str]] = field(default_factory=dict)
-    remove_files: bool = False
-
-
 class BpfOfHost:
     """The programs of this machine."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    def plan(self, resolved: Sequence[Resolved], *, paths: Mapping[str, str], persist: bool) -> BpfPlan:
-        """Compare what is wanted with what is there.
-
-        :param paths: where each service was written, for messages.
-        Raises InputError when a service asks for bpf and can't have it here, HostError when the host can't be read.
-        """
-        plan = BpfPlan(assignments={item.service.name: item.service.assignment for item in resolved})
-        asking = [item for item in resolved if item.service.assignment in _bpf.ASSIGNMENTS]
-        if not asking and not self._present():
-            return plan
+    def complete(self, plan: BpfPlan, resolved: Sequence[Resolved], *, paths: Mapping[str, str], persist: bool) -> None:
+        """Work out the steps of a plan; see :func:`_bpf_plan.plan_bpf`."""
+        asking = [item for item in resolved if item.service.assignment in ASSIGNMENTS]
         plan.cgroup = self._cgroup() or plan.cgroup
         BpfUnit(host=self._host, cgroup=plan.cgroup).check_owner()
         served: List[Resolved] = []
@@ -110,10 +75,9 @@ class BpfOfHost:
             self._plan_load(served, tags, plan, persist=persist)
         else:
             self._plan_removal(plan, persist=persist)
-        return plan
 
     def run(self, plan: BpfPlan) -> None:
-        """Do the steps of a plan. Raises HostError; then the old programs or the new ones give ports, or the fence alone."""
+        """Do the steps of a plan; see :func:`_bpf_plan.run_bpf`."""
         if plan.remove_files:
             # First, so that a boot gives all of it or nothing.
             BpfUnit(host=self._host, cgroup=plan.cgroup).remove()
@@ -127,16 +91,16 @@ class BpfOfHost:
         if plan.batch_file is not None or plan.object_file or plan.script_file:
             self._host.make_directory(BASE)
         if plan.object_file:
-            self._host.write(_OBJECT_PATH, bpf_object())
+            self._host.write(OBJECT_PATH, bpf_object())
         if plan.script_file:
             self._host.write(SCRIPT_PATH, SCRIPT)
         if plan.batch_file is not None:
-            self._host.write(_BATCH_PATH, plan.batch_file)
+            self._host.write(BATCH_PATH, plan.batch_file)
         self._run_drop_ins(plan)
         if plan.install_unit:
             BpfUnit(host=self._host, cgroup=plan.cgroup).install()
         if plan.remove_files:
-            for path in (_OBJECT_PATH, _BATCH_PATH, SCRIPT_PATH):
+            for path in FILES:
                 for leftover in (path, f"{path}.portfence-new"):
                     self._host.remove(leftover)
             self._host.remove(LOCK)
@@ -182,15 +146,15 @@ class BpfOfHost:
         if not persist:
             return
         batch = _text(_bpf.fill(replace(wanted, by_cgroup={}), folder=NEW_MAPS))
-        if self._host.read_bytes(_OBJECT_PATH) != bpf_object():
+        if self._host.read_bytes(OBJECT_PATH) != bpf_object():
             plan.object_file = True
-            plan.changes.append(f"write {_OBJECT_PATH}")
+            plan.changes.append(f"write {OBJECT_PATH}")
         if self._host.read_own(SCRIPT_PATH) != SCRIPT:
             plan.script_file = True
             plan.changes.append(f"write {SCRIPT_PATH}")
-        if self._host.read_own(_BATCH_PATH) != batch:
+        if self._host.read_own(BATCH_PATH) != batch:
             plan.batch_file = batch
-            plan.changes.append(f"write {_BATCH_PATH}")
+            plan.changes.append(f"write {BATCH_PATH}")
         units = {unit: item.service.name for item in served for unit in item.service.units}
         self._plan_drop_ins(drop_ins(units, cgroup=plan.cgroup), plan)
         unit = BpfUnit(host=self._host, cgroup=plan.cgroup).missing()
@@ -198,7 +162,7 @@ class BpfOfHost:
         plan.changes.extend(unit)
 
     def _plan_drop_ins(self, wanted: Dict[str, str], plan: BpfPlan) -> None:
-        for path in BpfUnit(host=self._host, cgroup=plan.cgroup).drop_ins():
+        for path in drop_ins_present():
             if path not in wanted:
                 plan.drop_ins[path] = None
                 plan.changes.append(f"remove {path}")
@@ -221,18 +185,10 @@ class BpfOfHost:
         if os.path.lexists(PINS):
             plan.unload = True
             plan.changes.append("take the eBPF programs away")
-        if persist and self._persisted():
+        if persist and persisted():
             self._plan_drop_ins({}, plan)
             plan.remove_files = True
             plan.changes.append("remove what loads the eBPF programs at boot")
-
-    def _present(self) -> bool:
-        return os.path.lexists(PINS) or self._persisted()
-
-    def _persisted(self) -> bool:
-        files = any(os.path.lexists(path) for path in (_OBJECT_PATH, _BATCH_PATH, SCRIPT_PATH))
-        unit = BpfUnit(host=self._host, cgroup="")
-        return files or unit.present() or bool(unit.drop_ins())
 
     @staticmethod
     def _cgroup() -> Optional[str]:

@@ -175,8 +175,8 @@ class Cable:
 
     def set_up_far_end(self) -> None:
         """Set up the other end. Called by the process in the namespace. Raises HostError."""
-        self._ip(["link set lo up"])
-        self._set_up(FAR_END, {family: (ends.peer, ends.host) for family, ends in self.ends.items()}, self._macs[0])
+        pairs = {family: (ends.peer, ends.host) for family, ends in self.ends.items()}
+        self._set_up(FAR_END, pairs, self._macs[0], before=["link set lo up"])
         self._await_ready(FAR_END, [ends.peer for ends in self.ends.values()])
 
     def unplug(self) -> None:
@@ -185,10 +185,10 @@ class Cable:
         if ip is not None and os.path.exists(f"/sys/class/net/{self.name}"):
             self._host.run([ip, "link", "delete", self.name], check=False)
 
-    def _set_up(self, name: str, pairs: Mapping[str, Sequence[str]], other_mac: str) -> None:
+    def _set_up(self, name: str, pairs: Mapping[str, Sequence[str]], other_mac: str, *, before: Sequence[str] = ()) -> None:
         if "ipv6" in pairs:
             _enable_ipv6(name)
-        commands: List[str] = []
+        commands = [*before]
         for family, (own, _other) in pairs.items():
             # No duplicate address detection: the address would not be usable for a second.
             nodad = " nodad" if family == "ipv6" else ""

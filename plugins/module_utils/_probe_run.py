@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Callable, Dict, FrozenSet, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ansible_collections.portfence.egress.plugins.module_utils import _probe, _probe_report
-from ansible_collections.portfence.egress.plugins.module_utils._backends import begin_counters
+from ansible_collections.portfence.egress.plugins.module_utils._backends import counters_reader
 from ansible_collections.portfence.egress.plugins.module_utils._counters import Counters
 from ansible_collections.portfence.egress.plugins.module_utils._counts import add_counts, count, probe_counts, total
 from ansible_collections.portfence.egress.plugins.module_utils._errors import HostError, InputError, PortFenceError, Problem, shown
@@ -111,7 +111,8 @@ def run_probe(
     """
     # The fence must not change meanwhile, and two probes would take each other's addresses.
     with host.lock():
-        finish = begin_counters(host)
+        begin = counters_reader(host)
+        finish = begin()
         try:
             planned = _plan(host, declared, target)
         except BaseException:
@@ -122,7 +123,7 @@ def run_probe(
         attempts, law = planned.attempts, _probe.Law(planned.ruleset)
         inside = sorted({attempt.service for attempt in attempts if attempt.account.in_namespace})
         before = _with_namespaces(read, host, inside)
-        outcomes, finish = _connect(host, attempts, target, timeout, law)
+        outcomes, finish = _connect(host, attempts, target, timeout, law, begin)
         after = _with_namespaces(finish(), host, inside)
         lines = [_probe.judge(*pair, law=law) for pair in zip(attempts, outcomes)]
         counted = _probe_report.caused(lines, before=before.packets(), after=after.packets())
@@ -202,12 +203,17 @@ def _unreachable(host: Host, target: Optional[Target]) -> Dict[str, str]:
 
 
 def _connect(
-    host: Host, attempts: Sequence[_probe.Attempt], target: Optional[Target], timeout: float, law: _probe.Law
+    host: Host,
+    attempts: Sequence[_probe.Attempt],
+    target: Optional[Target],
+    timeout: float,
+    law: _probe.Law,
+    begin: Callable[[], Callable[[], Counters]],
 ) -> Tuple[List[_probe.Outcome], Callable[[], Counters]]:
-    """What came of the attempts, and what gives the counters behind them."""
+    """What came of the attempts, and what gives the counters behind them, which this begins to read."""
     families = sorted({attempt.family for attempt in attempts if attempt.skipped is None})
     if not families:
-        return [_probe.Outcome() for _attempt in attempts], begin_counters(host)
+        return [_probe.Outcome() for _attempt in attempts], begin()
     with ExitStack() as stack:
         slots = slots_for(attempts, files=open_files_limit())
         if target is None:
@@ -219,7 +225,7 @@ def _connect(
         sockets = stack.enter_context(Sockets(attempts))
         held = partial(_probe.held, law=law)
         outcomes = Client(destination=destination, sockets=sockets, timeout=timeout, held=held).run(attempts)
-        return outcomes, begin_counters(host)  # nft reads while the peer goes
+        return outcomes, begin()  # nft reads while the peer goes
 
 
 def _source(address: str, family: str) -> str:

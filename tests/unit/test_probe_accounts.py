@@ -110,12 +110,12 @@ def test_a_probe_of_one_service_asks_about_its_accounts_alone(monkeypatch: pytes
     monkeypatch.setattr(grp, "getgrall", everybody)
     attempted: List[Attempt] = []
 
-    def connect(_host: Host, attempts: Sequence[Attempt], _target: object, _timeout: float, _law: object) -> Tuple[List[Outcome], Callable[[], Counters]]:
+    def connect(_host: Host, attempts: Sequence[Attempt], *_given: object) -> Tuple[List[Outcome], Callable[[], Counters]]:
         attempted.extend(attempts)
         return [Outcome(error=errno.ETIMEDOUT) for _attempt in attempts], Counters
 
     monkeypatch.setattr(_probe_run, "_connect", connect)
-    monkeypatch.setattr(_probe_run, "begin_counters", lambda _host: Counters)
+    monkeypatch.setattr(_probe_run, "counters_reader", lambda _host: lambda: Counters)
     declared = parse_list([service(probed)])
     _probe_run.run_probe(host=host, declared=declared, target=None, timeout=1)
     assert attempted and {attempt.service for attempt in attempted} == {f"s{probed}"}
