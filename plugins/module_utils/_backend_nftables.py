@@ -42,10 +42,6 @@ class NftablesBackend(Backend):
         # Its configuration usually flushes every table.
         self.boot = Boot(file=FENCE_FILE, command=locked(load), follows=("nftables.service",))
 
-    def works(self) -> bool:
-        """Whether the kernel can be asked."""
-        return self._nft.works()
-
     def tables_if_works(self) -> Optional[List[Tuple[str, str]]]:
         """Family and name of every table; None where the kernel can't be asked."""
         return self._nft.tables_if_works()

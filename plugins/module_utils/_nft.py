@@ -104,10 +104,6 @@ class Nft:
         """Change the kernel in one transaction: all of the text or nothing. Raises HostError."""
         self._checked([self.path, "-f", "-"], data=text)
 
-    def works(self) -> bool:
-        """Whether the kernel can be asked for its tables at all. Raises KilledError."""
-        return self.tables_if_works() is not None
-
     def tables_if_works(self) -> Optional[List[Tuple[str, str]]]:
         """Family and name of every table that has a chain; None where the kernel can't be asked. Raises KilledError.
 
