@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from typing import Any, List, Mapping, Optional, Tuple
 
@@ -42,6 +43,9 @@ def read_inventory(task_vars: Mapping[str, Any], given: Any) -> Inventory:
     :param given: the path of the file, None for the one beside the inventory.
     The file comes first: what is written later is compared with it. Raises PortFenceError.
     """
+    # Ansible has forked this process for its task. What it began with stays until its end, and so does most of what comes.
+    gc.freeze()
+    gc.set_threshold(100_000)
     path, location = _path(task_vars, given)
     text = read(path) if path else None
     lock = LockFile() if text is None else parse(text, path=path)
